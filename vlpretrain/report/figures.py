@@ -1,0 +1,165 @@
+"""Which figures of a run are compared with what: chance levels, final values, charts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from vlpretrain.report.charts import Chart, Level, draw_chart, format_number
+from vlpretrain.report.records import RunRecord
+
+# A final figure is the mean over this share of the logged steps: one micro-batch says little.
+FINAL_SHARE = 0.05
+
+# One positive and two negatives a pair: predicting that prior leaves its entropy.
+ITM_PRIOR_LOSS = -(math.log(1 / 3) / 3 + 2 * math.log(2 / 3) / 3)
+
+OBJECTIVE_NAMES = {
+    "mim": "Masked image",
+    "itm": "Image-text matching",
+    "itc": "Image-text contrast",
+    "mlm": "Masked words",
+}
+LEVEL_NAMES = {"mim": "mean colour"}
+PROGRESS_FIGURES = ("lr", "samples_per_second", "grad_norm")
+# Counters and sums that a curve says nothing about.
+NOT_DRAWN = ("samples_seen", "seconds", "loss", *PROGRESS_FIGURES)
+TITLES = {
+    "loss": "Sum of weighted losses",
+    "lr": "Learning rate",
+    "samples_per_second": "Samples a second",
+    "grad_norm": "Gradient norm, before clipping",
+}
+
+
+@dataclass(frozen=True)
+class LossRow:
+    """An objective's loss, from first to last, beside what knowing nothing gives."""
+
+    title: str
+    first: str
+    final: str
+    held_out: str
+    level: str
+    level_label: str
+    share_of_level: float | None  # final over level, 0 to 1, for the bar
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One figure of held-out samples."""
+
+    title: str
+    value: str
+    level: str
+
+
+def chance_levels(run: RunRecord) -> dict[str, float]:
+    """Levels by figure, as the run's summary gives them, else derived from its configuration."""
+    levels = {"loss/itm": ITM_PRIOR_LOSS, "val/itm_accuracy": 0.5}
+    global_batch = _mapping(run.config.get("train")).get("global_batch")
+    if isinstance(global_batch, int) and global_batch > 1:
+        levels["loss/itc"] = math.log(global_batch)
+    vocab_size = run.summary.get("vocab_size")
+    if isinstance(vocab_size, int) and vocab_size > 1:
+        levels["loss/mlm"] = math.log(vocab_size)
+    for name, value in _mapping(run.summary.get("chance")).items():
+        if isinstance(value, int | float) and math.isfinite(value):
+            levels[f"loss/{name}" if name in OBJECTIVE_NAMES else name] = float(value)
+    return levels
+
+
+def loss_rows(run: RunRecord, levels: dict[str, float]) -> tuple[LossRow, ...]:
+    return tuple(_loss_row(run, name, levels.get(name)) for name in _loss_names(run))
+
+
+def tiles(run: RunRecord, levels: dict[str, float]) -> tuple[Tile, ...]:
+    """The last figures of held-out samples, but for the losses, which have their own table."""
+    found = []
+    for name, series in run.val.items():
+        last = series.last_finite()
+        if not name.startswith("val/") or name.startswith("val/loss") or last is None:
+            continue
+        level = levels.get(name)
+        text = f"chance {_as_read(name, level)}" if level is not None else ""
+        found.append(Tile(figure_title(name), _as_read(name, last), text))
+    return tuple(found)
+
+
+def loss_charts(run: RunRecord, levels: dict[str, float]) -> tuple[Chart, ...]:
+    names = [*_loss_names(run), *(["loss"] if "loss" in run.train else [])]
+    return tuple(_chart(run, name, levels) for name in names)
+
+
+def progress_charts(run: RunRecord) -> tuple[Chart, ...]:
+    return tuple(_chart(run, name, {}) for name in PROGRESS_FIGURES if name in run.train)
+
+
+def other_charts(run: RunRecord, levels: dict[str, float]) -> tuple[Chart, ...]:
+    """Whatever else was logged while training, and what was evaluated more than once."""
+    trained = [n for n in run.train if n not in NOT_DRAWN and not n.startswith("loss/")]
+    charts = [_chart(run, name, levels) for name in trained]
+    for name, series in run.val.items():
+        own_curve = name.startswith("val/") and name.removeprefix("val/") not in run.train
+        if own_curve and len(series.step) > 1:
+            charts.append(draw_chart(figure_title(name), series, None, _level(name, levels)))
+    return tuple(charts)
+
+
+def figure_title(name: str) -> str:
+    """A figure's name as a heading: "loss/itm" -> "Image-text matching"."""
+    if name in TITLES:
+        return TITLES[name]
+    plain = name.removeprefix("val/").removeprefix("loss/")
+    if plain in OBJECTIVE_NAMES:
+        return OBJECTIVE_NAMES[plain]
+    words = plain.replace("_", " ").replace("/", " · ")
+    for short in OBJECTIVE_NAMES:
+        words = words.replace(short, short.upper())
+    return words[:1].upper() + words[1:]
+
+
+def _loss_names(run: RunRecord) -> list[str]:
+    logged = [name for name in run.train if name.startswith("loss/")]
+    known = [f"loss/{name}" for name in OBJECTIVE_NAMES]
+    return sorted(logged, key=lambda name: known.index(name) if name in known else len(known))
+
+
+def _loss_row(run: RunRecord, name: str, level: float | None) -> LossRow:
+    series = run.train[name]
+    final = series.last_finite(FINAL_SHARE)
+    held_out = run.val[f"val/{name}"].last_finite() if f"val/{name}" in run.val else None
+    share = min(1.0, max(0.0, final / level)) if final is not None and level else None
+    return LossRow(
+        title=figure_title(name),
+        first=format_number(float(series.value[0])),
+        final="" if final is None else format_number(final),
+        held_out="" if held_out is None else format_number(held_out),
+        level="" if level is None else format_number(level),
+        level_label="" if level is None else _level_label(name),
+        share_of_level=share,
+    )
+
+
+def _chart(run: RunRecord, name: str, levels: dict[str, float]) -> Chart:
+    val = run.val.get(f"val/{name}")
+    return draw_chart(figure_title(name), run.train[name], val, _level(name, levels))
+
+
+def _level(name: str, levels: dict[str, float]) -> Level | None:
+    return Level(levels[name], _level_label(name)) if name in levels else None
+
+
+def _level_label(name: str) -> str:
+    return LEVEL_NAMES.get(name.removeprefix("loss/"), "chance")
+
+
+def _as_read(name: str, value: float) -> str:
+    """Recalls and accuracies are shares: read as percent."""
+    is_share = any(word in name for word in ("accuracy", "recall", "r@", "_r1", "_r5"))
+    return f"{100 * value:.1f} %" if is_share and 0 <= value <= 1 else format_number(value)
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
