@@ -20,7 +20,7 @@ LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 14.0, 28.0
 # Columns that a long run is reduced to: about one for each of the canvas's units.
 MAX_COLUMNS = 360
 # The smoothed line forgets over this share of the run.
-SMOOTHING = 0.03
+SMOOTHING = 0.05
 
 
 @dataclass(frozen=True)

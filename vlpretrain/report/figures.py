@@ -29,7 +29,7 @@ TITLES = {
     "loss": "Sum of weighted losses",
     "lr": "Learning rate",
     "samples_per_second": "Samples a second",
-    "grad_norm": "Gradient norm, before clipping",
+    "grad_norm": "Gradient norm",
 }
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 # Longest side of a picture in the page, in pixels.
 MAX_SIDE = 288
 MAX_RECONSTRUCTIONS = 12
-MAX_PAIRS = 8
+MAX_PAIRS = 6
 
 
 @dataclass(frozen=True)
