@@ -1,0 +1,1 @@
+"""Shards to batches: index, order, reader, decoding, masks, loader."""
