@@ -7,7 +7,7 @@ import operator
 
 import pytest
 
-from vlpretrain.config.check import LIMITS, check, micro_batch_size, problems
+from vlpretrain.config.check import LIMITS, check, problems
 from vlpretrain.config.load import override
 from vlpretrain.config.schema import RunConfig
 from vlpretrain.errors import UserError
@@ -56,26 +56,26 @@ def test_a_run_needs_an_objective() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "micro", "ranks", "expected"),
-    [(256, 0, 8, 32), (256, 16, 4, 16), (6, 0, 3, 2), (256, 0, 3, None), (256, 100, 1, None)],
+    ("batch", "micro", "ranks", "fits"),
+    [
+        (256, 0, 8, True),
+        (256, 16, 4, True),
+        (6, 0, 3, True),
+        (256, 0, 3, False),
+        (256, 96, 1, False),
+    ],
 )
 def test_the_global_batch_is_divided_or_refused(
-    batch: int, micro: int, ranks: int, expected: int | None
+    batch: int, micro: int, ranks: int, fits: bool
 ) -> None:
     run = config(f"--train.global-batch={batch}", f"--train.micro-batch={micro}")
-    if expected is None:
-        with pytest.raises(UserError, match=f"{batch} can't be divided over {ranks} rank"):
-            micro_batch_size(run, ranks)
-    else:
-        assert micro_batch_size(run, ranks) == expected
+    assert (problems(run, ranks) == []) == fits
 
 
-def test_the_fix_for_a_batch_is_itself_no_problem() -> None:
-    for batch in range(2, 70):
-        for problem in problems(config(f"--train.global-batch={batch}"), world_size=3):
-            if problem.fix.startswith("--train.global-batch"):
-                fixed = problems(config(*problem.fix.split()), world_size=3)
-                assert not any("divided" in str(other) for other in fixed)
+def test_matching_needs_two_samples_at_once() -> None:
+    assert problems(config("--train.global-batch=4"), world_size=2) == []
+    found = problems(config("--train.global-batch=4"), world_size=4)
+    assert [problem.where for problem in found] == ["train.micro_batch"]
 
 
 def test_every_limit_is_of_a_field_and_holds_its_default() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from vlpretrain.config.deepspeed import split_batch, zero_settings
 from vlpretrain.config.schema import ObjectivesConfig, RunConfig
 from vlpretrain.errors import UserError
 
@@ -78,14 +79,6 @@ def problems(config: RunConfig, world_size: int | None = None) -> list[UserError
 def active_objectives(objectives: ObjectivesConfig) -> list[str]:
     """The names of the objectives whose weight is not 0."""
     return [item.name for item in fields(objectives) if getattr(objectives, item.name).weight != 0]
-
-
-def micro_batch_size(config: RunConfig, world_size: int) -> int:
-    """Samples a rank computes at once; raises UserError where the global batch can't be divided."""
-    check_batch = list(_batch(config, world_size))
-    if check_batch:
-        raise check_batch[0]
-    return config.train.micro_batch or config.train.global_batch // world_size
 
 
 def _not_finite(section: Any, prefix: str) -> Iterator[UserError]:
@@ -204,32 +197,21 @@ def _length(config: RunConfig) -> Iterator[UserError]:
 
 
 def _deepspeed(config: RunConfig) -> Iterator[UserError]:
-    if config.deepspeed.offload != "none" and config.deepspeed.zero_stage == 0:
-        yield UserError(
-            "offload needs ZeRO stage 1 or more",
-            where="deepspeed.offload",
-            fix="--deepspeed.zero-stage 1",
-        )
+    try:
+        zero_settings(config.deepspeed, on_gpu=True)
+    except UserError as error:
+        yield error
 
 
 def _batch(config: RunConfig, world_size: int) -> Iterator[UserError]:
-    total, micro = config.train.global_batch, config.train.micro_batch
-    if total < 1 or micro < 0:
-        return  # said by _out_of_range
-    at_once = (micro or 1) * world_size
-    if total % at_once:
-        ranks = f"{world_size} rank{'s' if world_size > 1 else ''}"
-        share = f"{ranks} with micro-batches of {micro}" if micro else ranks
-        yield UserError(
-            f"a global batch of {total} can't be divided over {share}",
-            where="train.global_batch",
-            fix=f"--train.global-batch {nearest_multiple(total, at_once)}",
-        )
+    try:
+        split = split_batch(config.train, world_size)
+    except UserError as error:
+        yield error
         return
-    rows = micro or total // world_size
-    if config.objectives.itm.weight and rows < 2:
+    if config.objectives.itm.weight and split.micro_batch < 2:
         yield UserError(
-            f"a micro-batch of {rows} holds no negative pair to match against",
+            f"a micro-batch of {split.micro_batch} holds no negative pair to match against",
             where="train.micro_batch",
             fix="at least 2 samples for a rank's micro-batch, or objectives.itm.weight 0",
         )

@@ -77,10 +77,12 @@ def field_docs(schema: type) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
-    """One line of YAML: a text of several lines is double-quoted, its line ends escaped."""
-    plain = list(value) if isinstance(value, tuple) else value
-    text = _safe_dump(plain, style=None)
-    return _safe_dump(plain, style='"') if "\n" in text and isinstance(plain, str) else text
+    """One line of YAML: texts with line ends of any kind are double-quoted, those escaped."""
+    items = list(value) if isinstance(value, tuple) else [value]
+    printable = all(item.isprintable() for item in items if isinstance(item, str))
+    return _safe_dump(
+        items if isinstance(value, tuple) else value, style=None if printable else '"'
+    )
 
 
 def _safe_dump(value: Any, style: str | None) -> str:

@@ -1,0 +1,71 @@
+"""What the commands read from their command lines."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from vlpretrain.config.load import load_config, override
+from vlpretrain.config.schema import RunConfig
+from vlpretrain.errors import UserError
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """Where a run takes place, and the arguments that are left for the run itself."""
+
+    processes: int  # on this machine; 0: one for every GPU, or one without any
+    hostfile: str  # DeepSpeed's list of machines; empty: this one
+    rest: list[str]
+
+
+def read_launch_options(arguments: Sequence[str]) -> LaunchOptions:
+    """Takes `--processes` and `--hostfile` out of the arguments, wherever they stand."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--processes", type=_count, default=0)
+    parser.add_argument("--hostfile", default="")
+    known, rest = parser.parse_known_args(list(arguments))
+    return LaunchOptions(known.processes, known.hostfile, rest)
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """For how many ranks a run is examined, and the arguments that are left."""
+
+    ranks: int  # 0: one for every GPU of this machine, or one without any
+    rest: list[str]
+
+
+def read_doctor_options(arguments: Sequence[str]) -> DoctorOptions:
+    """Takes `--ranks` out of the arguments, wherever it stands."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--ranks", type=_count, default=0)
+    known, rest = parser.parse_known_args(list(arguments))
+    return DoctorOptions(known.ranks, rest)
+
+
+def read_run_config(arguments: Sequence[str], prog: str) -> RunConfig:
+    """`CONFIG [--section.field VALUE ...]` -> configuration; `--help` alone lists the fields."""
+    if arguments and not arguments[0].startswith("-"):
+        return load_config(arguments[0], arguments[1:], prog=f"{prog} CONFIG")
+    if "--help" in arguments or "-h" in arguments:
+        return override(RunConfig(), ["--help"], prog=f"{prog} CONFIG")
+    raise UserError(
+        "the configuration file comes first", fix=f"{prog} CONFIG [--optim.lr 3e-4 ...]"
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, its mistakes raised as the project's own."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of processes")
+    return number

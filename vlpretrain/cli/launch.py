@@ -1,0 +1,219 @@
+"""One process a device: `python -m vlpretrain.cli.launch pretrain CONFIG ...`.
+
+Inside torchrun, srun or mpirun this process is a rank and trains. Anywhere else it starts
+DeepSpeed's launcher, which starts this module again for every rank, and waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+from vlpretrain.cli import failure
+from vlpretrain.cli.arguments import LaunchOptions, read_launch_options, read_run_config
+from vlpretrain.config.check import check
+from vlpretrain.errors import UserError
+
+# The launcher's process id, for its ranks: a rank does not outlive it.
+LAUNCHER_PID = "VLPRETRAIN_LAUNCHER_PID"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if given[:1] != ["pretrain"]:
+            raise UserError(
+                f"can't launch {' '.join(given[:1]) or 'nothing'}", fix="pretrain CONFIG"
+            )
+        return launch(given[1:])
+    except (UserError, OSError) as error:
+        return failure.report(error)
+
+
+def launch(arguments: Sequence[str]) -> int:
+    """Pretrains: as a rank, or by starting all ranks. Returns the exit code of the whole."""
+    options = read_launch_options(arguments)
+    ranks = rank_environment(os.environ)
+    if ranks is not None:
+        os.environ.update(ranks)
+        run_rank(options.rest)
+        return 0
+    config = read_run_config(options.rest, prog="vlpretrain pretrain")
+    if options.hostfile:
+        check(config)
+        return start(_several_machines(options), environment={})
+    gpus = count_gpus()
+    processes = options.processes or gpus or 1
+    if gpus and processes > gpus:
+        raise UserError(f"--processes {processes}, but there are {gpus} GPUs")
+    check(config, world_size=processes)
+    environment = {} if gpus else cpu_environment(processes, os.environ)
+    return start(_one_machine(options, processes), environment)
+
+
+def rank_environment(env: Mapping[str, str]) -> dict[str, str] | None:
+    """The variables to add where another launcher has started this process; None where none has.
+
+    torchrun and DeepSpeed set RANK; srun's are read by the engine. A batch script under Slurm is
+    no rank: only a job step has SLURM_STEP_NUM_TASKS.
+    """
+    if "RANK" in env and "WORLD_SIZE" in env:
+        return {}
+    if "SLURM_PROCID" in env and int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        return {}
+    if "OMPI_COMM_WORLD_RANK" in env:
+        return {
+            "RANK": env["OMPI_COMM_WORLD_RANK"],
+            "WORLD_SIZE": env["OMPI_COMM_WORLD_SIZE"],
+            "LOCAL_RANK": env["OMPI_COMM_WORLD_LOCAL_RANK"],
+            "LOCAL_WORLD_SIZE": env["OMPI_COMM_WORLD_LOCAL_SIZE"],
+            "MASTER_ADDR": env.get("MASTER_ADDR", "127.0.0.1"),
+            "MASTER_PORT": env.get("MASTER_PORT", "29500"),
+        }
+    return None
+
+
+# --- a rank ---------------------------------------------------------------------------------------
+
+
+def run_rank(arguments: Sequence[str]) -> None:
+    """Trains in this process. After a failure the process ends here, whatever threads it has."""
+    if LAUNCHER_PID in os.environ:
+        _follow(int(os.environ[LAUNCHER_PID]))
+    try:
+        from vlpretrain.cli.pretrain import pretrain
+
+        pretrain(read_run_config(arguments, prog="vlpretrain pretrain"))
+    except Exception as error:
+        code = failure.report_of_rank(error, rank=_own_rank(os.environ))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Not sys.exit: a communication thread that waits for another rank would hold it up.
+        os._exit(code)
+
+
+def _own_rank(env: Mapping[str, str]) -> int:
+    return int(env.get("RANK", env.get("SLURM_PROCID", "0")))
+
+
+def _follow(launcher: int) -> None:
+    """Ends this process when the launcher is gone, even if it was killed without a word."""
+
+    def watch() -> None:
+        while Path(f"/proc/{launcher}").exists():
+            time.sleep(1.0)
+        os._exit(failure.OTHER_ERROR_CODE)
+
+    if Path("/proc").is_dir() and Path(f"/proc/{launcher}").exists():
+        threading.Thread(target=watch, daemon=True).start()
+
+
+# --- the launcher ---------------------------------------------------------------------------------
+
+
+def start(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Runs DeepSpeed's launcher to its end; the first failure of a rank is shown last."""
+    with tempfile.TemporaryDirectory(prefix="vlpretrain-") as folder:
+        failure_file = Path(folder) / "failure.json"
+        environment = {
+            **os.environ,
+            **environment,
+            LAUNCHER_PID: str(os.getpid()),
+            failure.FAILURE_FILE: str(failure_file),
+        }
+        code = _run_to_the_end(command, environment)
+        first = failure.found(failure_file) if code else None
+    if first is None:
+        return code
+    print(first.message, file=sys.stderr)
+    return first.exit_code
+
+
+def _run_to_the_end(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Runs a command, passing SIGTERM and SIGINT on to all that it started."""
+    process = subprocess.Popen(command, env=dict(environment))
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        _terminate_tree(process.pid)
+
+    former = {kind: signal.signal(kind, stop) for kind in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        code = process.wait()
+    finally:
+        for kind, handler in former.items():
+            signal.signal(kind, handler)
+    return code if code >= 0 else 128 - code
+
+
+def _terminate_tree(pid: int) -> None:
+    import psutil
+
+    try:
+        parent = psutil.Process(pid)
+        processes = [*parent.children(recursive=True), parent]
+    except psutil.NoSuchProcess:
+        return
+    for process in processes:
+        try:
+            process.terminate()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _one_machine(options: LaunchOptions, processes: int) -> list[str]:
+    port = os.environ.get("MASTER_PORT") or str(free_port())
+    return _deepspeed(["--num_gpus", str(processes), "--master_port", port], options.rest)
+
+
+def _several_machines(options: LaunchOptions) -> list[str]:
+    if not Path(options.hostfile).is_file():
+        raise UserError(
+            f"no such hostfile: {options.hostfile}", fix="one line a machine: NAME slots=GPUS"
+        )
+    where = ["--hostfile", options.hostfile]
+    if options.processes:
+        where += ["--num_gpus", str(options.processes)]
+    return _deepspeed(where, options.rest)
+
+
+def _deepspeed(where: list[str], arguments: list[str]) -> list[str]:
+    runner = [sys.executable, "-m", "deepspeed.launcher.runner", *where]
+    module = ["--no_local_rank", "--quiet", "--module", "vlpretrain.cli.launch"]
+    return [*runner, *module, "pretrain", *arguments]
+
+
+def count_gpus() -> int:
+    """GPUs of this machine that this process may use; none where DS_ACCELERATOR says cpu."""
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def cpu_environment(processes: int, env: Mapping[str, str]) -> dict[str, str]:
+    """The cores divided over the processes, where the user has not chosen."""
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    return {
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": env.get("OMP_NUM_THREADS", str(threads)),
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
