@@ -1,1 +1,1 @@
-"""Shards to batches: index, order, reader, decoding, masks, loader."""
+"""From shards to batches: index, order, reader, decode, transforms, tokens, masks, collate, loader."""

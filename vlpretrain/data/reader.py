@@ -1,0 +1,117 @@
+"""Reads samples by position, one positioned read each, from shards that are indexed."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+from vlpretrain.data.index import ShardIndex
+from vlpretrain.data.shards import Source
+from vlpretrain.types import Position, RawSample
+
+_OPEN_SHARDS = 64
+# Bytes between a sample's parts that are read along rather than skipped by another read.
+_LARGEST_GAP = 1 << 16
+
+
+class ShardReader:
+    """Random access to the samples of some sources. Forked copies may read at once.
+
+    Args:
+        sources: as `Position.source` counts them.
+        open_shards: files kept open; at least the shards of a shuffle block, of every source.
+    """
+
+    def __init__(self, sources: Sequence[Source], open_shards: int = _OPEN_SHARDS) -> None:
+        self.sources = sources
+        self.open_shards = open_shards
+        self._open: OrderedDict[tuple[int, int], _OpenShard] = OrderedDict()
+
+    def read(self, position: Position) -> RawSample:
+        """The sample at a position, as bytes.
+
+        Raises:
+            OSError: the shard cannot be read, or is no longer what was indexed.
+            UserError: a remote shard cannot be fetched.
+        """
+        place = position.source, position.shard
+        shard = self._open.get(place)
+        if shard is None:
+            shard = self._open_shard(place)
+        return shard.read(position.row)
+
+    def fetch_ahead(self, shards: Iterable[tuple[int, int]]) -> None:
+        """Has the remote ones of these (source, shard) fetched in the background."""
+        for source, shard in shards:
+            self.sources[source].fetch_ahead([shard])
+
+    def close(self) -> None:
+        self._open.clear()
+
+    def __getstate__(self) -> tuple[Sequence[Source], int]:
+        return self.sources, self.open_shards
+
+    def __setstate__(self, state: tuple[Sequence[Source], int]) -> None:
+        self.sources, self.open_shards = state
+        self._open = OrderedDict()
+
+    def _open_shard(self, place: tuple[int, int]) -> _OpenShard:
+        source = self.sources[place[0]]
+        shard = _OpenShard(source.open_shard(place[1]), source.shards[place[1]])
+        self._open[place] = shard
+        if len(self._open) > self.open_shards:
+            self._open.popitem(last=False)
+        return shard
+
+
+class _OpenShard:
+    """One open shard. The index is read through memoryviews: an item is a plain int, and quick."""
+
+    def __init__(self, descriptor: int, index: ShardIndex) -> None:
+        self.descriptor = descriptor
+        self.path = index.path
+        self.extensions = index.extensions
+        self.key_byte_K = index.key_byte_K.tobytes()
+        self.key_start_N = index.key_start_N.data
+        self.part_start_N = index.part_start_N.data
+        self.offset_M = index.part_offset_M.data
+        self.size_M = index.part_size_M.data
+        self.extension_M = index.part_extension_M.data
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+    def read(self, row: int) -> RawSample:
+        key = self.key_byte_K[self.key_start_N[row] : self.key_start_N[row + 1]].decode()
+        members = range(self.part_start_N[row], self.part_start_N[row + 1])
+        start = self.offset_M[members[0]]
+        end = self.offset_M[members[-1]] + self.size_M[members[-1]]
+        if end - start > sum(self.size_M[m] for m in members) + _LARGEST_GAP:
+            return RawSample(key, self.path, self._read_apart(members, key))
+        span = self._read_bytes(start, end - start, key)
+        parts = {}
+        for member in members:
+            offset = self.offset_M[member] - start
+            parts[self.extensions[self.extension_M[member]]] = span[
+                offset : offset + self.size_M[member]
+            ]
+        return RawSample(key, self.path, parts)
+
+    def _read_apart(self, members: range, key: str) -> dict[str, bytes]:
+        return {
+            self.extensions[self.extension_M[m]]: self._read_bytes(
+                self.offset_M[m], self.size_M[m], key
+            )
+            for m in members
+        }
+
+    def _read_bytes(self, offset: int, size: int, key: str) -> bytes:
+        content = os.pread(self.descriptor, size, offset)
+        # One pread gives at most 2 GiB - 4 KiB.
+        while len(content) < size:
+            more = os.pread(self.descriptor, size - len(content), offset + len(content))
+            if not more:
+                raise OSError(f"{self.path}: {key}: the shard is shorter than when it was indexed")
+            content += more
+        return content
