@@ -1,0 +1,197 @@
+"""The commands' arguments and what they print. A user's mistake ends with exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TypeAlias
+
+from data_tools.caption_files import FORMATS
+from data_tools.caption_rows import CaptionOptions
+from data_tools.inspection import inspect_shards
+from data_tools.make import MakeOptions, make_shards
+from data_tools.reading import open_shards, shard_problems
+from data_tools.scenes import SPLITS
+from data_tools.synth import SynthOptions, synthesise
+from data_tools.tokenizer import train_tokenizer
+from data_tools.validation import validate_shards
+from vlpretrain.errors import UserError
+
+SHARDS_HELP = "a folder of shards, a brace pattern, one .tar, or a text file that lists shards"
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one command; 0 good, 1 problems found in the data, 2 a mistake in what was asked."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return COMMANDS[options.command](options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        # A full disk, a folder without permission: the system's own words name the place.
+        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("stopped; nothing half-written is left", file=sys.stderr)
+    return 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_tools", description="Make, look at and check image-text shards."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_synth(commands)
+    _add_make(commands)
+    _add_index(commands)
+    _add_inspect(commands)
+    _add_validate(commands)
+    _add_tokenizer(commands)
+    return parser
+
+
+def _synth(options: argparse.Namespace) -> int:
+    synth = SynthOptions(
+        samples=options.samples,
+        seed=options.seed,
+        split=options.split,
+        image_size=options.image_size,
+        shard_size=options.shard_size,
+    )
+    shards = synthesise(options.out, synth, overwrite=options.overwrite, workers=options.workers)
+    print(f"{options.samples:,} samples in {shards} shards: {options.out}")
+    return 0
+
+
+def _make(options: argparse.Namespace) -> int:
+    reading = CaptionOptions(
+        format=options.format,
+        encoding=options.encoding,
+        delimiter=options.delimiter,
+        image_column=options.image_column,
+        caption_column=options.caption_column,
+    )
+    making = MakeOptions(
+        shard_size=options.shard_size,
+        resize=options.resize,
+        split=options.split,
+        only=options.only,
+        strict=options.strict,
+        overwrite=options.overwrite,
+        workers=options.workers,
+    )
+    report = make_shards(options.images, options.captions, options.out, reading, making)
+    print("\n".join([*report.lines(), f"written to {options.out}"]))
+    return 0
+
+
+def _index(options: argparse.Namespace) -> int:
+    source = open_shards(options.shards)
+    problems = shard_problems(source)
+    for problem in problems:
+        print(f"{problem.shard}: {problem.key or '-'}: {problem.reason}")
+    samples, shards = int(source.sizes.sum()), len(source.shards)
+    print(f"{samples:,} samples in {shards} shards, {len(problems)} problems")
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    print(inspect_shards(options.shards, options.out))
+    return 0
+
+
+def _validate(options: argparse.Namespace) -> int:
+    return validate_shards(options.shards, workers=options.workers)
+
+
+def _tokenizer(options: argparse.Namespace) -> int:
+    words = train_tokenizer(
+        options.shards, options.out, options.vocab_size, overwrite=options.overwrite
+    )
+    print(f"a vocabulary of {words:,} word pieces: {options.out}")
+    return 0
+
+
+COMMANDS = {
+    "synth": _synth,
+    "make": _make,
+    "index": _index,
+    "inspect": _inspect,
+    "validate": _validate,
+    "tokenizer": _tokenizer,
+}
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _add_synth(commands: Commands) -> None:
+    text = "Render the embedded data set: scenes of shapes, with captions and questions."
+    parser = commands.add_parser("synth", help=text, description=text)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
+    parser.add_argument("--samples", type=positive, required=True, help="how many scenes")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other scenes")
+    parser.add_argument("--split", default="train", help=f"one of {', '.join(SPLITS)}")
+    parser.add_argument("--image-size", type=positive, default=96, help="side in pixels")
+    _add_writing(parser)
+
+
+def _add_make(commands: Commands) -> None:
+    text = "Make shards of a folder of pictures and a caption file."
+    parser = commands.add_parser("make", help=text, description=text)
+    parser.add_argument("--images", type=Path, required=True, help="folder of the pictures")
+    parser.add_argument("--captions", type=Path, required=True, help="the caption file")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
+    recognised = parser.add_argument_group("recognised, unless given")
+    recognised.add_argument("--format", default="", help=f"one of {', '.join(FORMATS)}")
+    recognised.add_argument("--encoding", default="", help="utf-8, utf-16, latin-1, ...")
+    recognised.add_argument("--delimiter", default="", help="tab, comma, semicolon, bar, or it")
+    recognised.add_argument("--image-column", default="", help="names the picture's file")
+    recognised.add_argument("--caption-column", default="", help="holds the caption")
+    parser.add_argument("--split", default="", help="take this split alone (train, val, ...)")
+    parser.add_argument("--only", type=Path, help="take the pictures that this file lists alone")
+    parser.add_argument("--resize", type=positive, help="shorter side in pixels, as JPEG")
+    parser.add_argument("--strict", action="store_true", help="stop at a missing or bad picture")
+    _add_writing(parser)
+
+
+def _add_index(commands: Commands) -> None:
+    text = "Write the index beside each shard, and name what is broken in the tars."
+    parser = commands.add_parser("index", help=text, description=text)
+    parser.add_argument("shards", help=SHARDS_HELP)
+
+
+def _add_inspect(commands: Commands) -> None:
+    text = "Count what shards hold: sizes, formats, captions, duplicates; draw a contact sheet."
+    parser = commands.add_parser("inspect", help=text, description=text)
+    parser.add_argument("shards", help=SHARDS_HELP)
+    parser.add_argument("--out", type=Path, help="folder for inspect.json and contact_sheet.png")
+
+
+def _add_validate(commands: Commands) -> None:
+    text = "Read and decode everything; name every problem. Exit code 1 if there is any."
+    parser = commands.add_parser("validate", help=text, description=text)
+    parser.add_argument("shards", help=SHARDS_HELP)
+    parser.add_argument("--workers", type=positive, default=1, help="processes")
+
+
+def _add_tokenizer(commands: Commands) -> None:
+    text = "Train a WordPiece tokenizer on the captions of shards."
+    parser = commands.add_parser("tokenizer", help=text, description=text)
+    parser.add_argument("shards", help=SHARDS_HELP)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the tokenizer")
+    parser.add_argument("--vocab-size", type=positive, default=8000, help="most word pieces")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder")
+
+
+def _add_writing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--shard-size", type=positive, default=1000, help="samples of a shard")
+    parser.add_argument("--overwrite", action="store_true", help="replace the shards in --out")
+    parser.add_argument("--workers", type=positive, default=1, help="processes")
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return number
