@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import socket
+import warnings
 from datetime import timedelta
 
 import torch
@@ -35,6 +36,8 @@ def _init_deepspeed(device: torch.device) -> None:
     import deepspeed  # takes seconds, so only here
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed calls collectives by names that newer torch warns about, at every step.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     # Its shared-memory collectives are compiled on first use, which takes a compiler and a minute.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(

@@ -15,6 +15,7 @@ from vlpretrain.config.schema import RunConfig
 from vlpretrain.distributed import world_size
 from vlpretrain.engine.ema import Average
 from vlpretrain.engine.masters import Masters
+from vlpretrain.engine.opened import open_outputs
 from vlpretrain.engine.optim import build_optimizer
 from vlpretrain.engine.processes import join_processes
 from vlpretrain.types import Batch, Embeddings, GlobalEmbeddings, StepOutput
@@ -133,6 +134,8 @@ def start_engine(
 def _initialize(task: nn.Module, settings: dict[str, Any], config: RunConfig) -> Any:
     import deepspeed  # takes seconds, so only here
 
+    sharded = config.deepspeed.zero_stage == 3
+    close_outputs = open_outputs(task) if sharded else None
     # Its notes on start-up are printed, not logged.
     with contextlib.redirect_stdout(io.StringIO()):
         engine, *_ = deepspeed.initialize(
@@ -141,4 +144,6 @@ def _initialize(task: nn.Module, settings: dict[str, Any], config: RunConfig) ->
             config=settings,
             dist_init_required=False,
         )
+    if close_outputs is not None:
+        close_outputs()
     return engine
