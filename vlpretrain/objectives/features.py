@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +13,11 @@ from vlpretrain import distributed
 from vlpretrain.models.fusion import FusionPairs
 from vlpretrain.models.text import TextStates
 from vlpretrain.models.vision import VisionStates
-from vlpretrain.models.vlmodel import VLModel
 from vlpretrain.objectives.base import FusionRequest, Need
 from vlpretrain.types import Batch, Embeddings, GlobalEmbeddings
+
+if TYPE_CHECKING:
+    from vlpretrain.models.vlmodel import VLModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class PassPlan:
     hidden_image: bool
     text: bool
     masked_text: bool
-    visible_only: bool  # MIM's pass reads visible patches alone
+    num_visible: int  # mask blocks; MIM's pass reads them alone, or all patches where 0
 
     @property
     def shares_hidden_image(self) -> bool:
@@ -68,7 +70,7 @@ class TowerStates(NamedTuple):
     masked_text: TextStates | None
 
 
-def plan_passes(needs: frozenset[Need], *, shared: bool, visible_only: bool) -> PassPlan:
+def plan_passes(needs: frozenset[Need], *, shared: bool, num_visible: int) -> PassPlan:
     """The passes for what the running objectives need."""
     hidden = Need.HIDDEN_IMAGE in needs
     reads_image = bool(needs & {Need.IMAGE, Need.EMBEDDINGS})
@@ -77,7 +79,7 @@ def plan_passes(needs: frozenset[Need], *, shared: bool, visible_only: bool) -> 
         hidden_image=hidden,
         text=bool(needs & {Need.TEXT, Need.EMBEDDINGS}),
         masked_text=Need.MASKED_TEXT in needs,
-        visible_only=visible_only,
+        num_visible=num_visible,
     )
 
 
@@ -99,7 +101,12 @@ def run_towers(model: VLModel, batch: Batch, plan: PassPlan, *, prepass: bool) -
 
 
 def _hidden_pass(model: VLModel, batch: Batch, plan: PassPlan) -> VisionStates:
-    return model.vision(batch.pixels_BCHW, batch.block_hidden_BG, plan.visible_only)
+    return model.vision(
+        batch.pixels_BCHW,
+        batch.block_hidden_BG,
+        visible_only=plan.num_visible > 0,
+        num_visible=plan.num_visible,
+    )
 
 
 def _text_pass(

@@ -5,12 +5,13 @@ B rows of this rank, C candidates.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 _LOW_32_BITS = 0xFFFFFFFF
+Bits = TypeVar("Bits", int, Tensor)  # 32 of them; a tensor's are held in int64
 
 
 class Choice(NamedTuple):
@@ -46,19 +47,19 @@ def keyed_uniform(seed: int, row_B: Tensor, column_C: Tensor) -> Tensor:
     A hash rather than a generator: a rank makes its own rows of the micro-step's noise, which are
     the same however many ranks share the micro-step, without drawing the others'.
     """
-    key_B = _mix(row_B.long() ^ (seed & _LOW_32_BITS) ^ (seed >> 32 & _LOW_32_BITS) * 0x9E37)
-    key_BC = _mix(_mix(key_B)[:, None] ^ _mix(column_C.long() + 1))
-    # 23 bits and a half: neither 0 nor 1 in float32, so both logarithms are finite.
+    seed_key = _mix(_mix(seed & _LOW_32_BITS) ^ (seed >> 32 & _LOW_32_BITS))
+    key_B1 = _mix(row_B.long() ^ seed_key)[:, None]
+    key_BC = _mix(key_B1 ^ _mix(column_C.long() + 1))
+    # The upper 23 bits and a half: never 0 or 1 in float32, so both logarithms are finite.
     return ((key_BC >> 9).float() + 0.5) / 2**23
 
 
-def _mix(value: Tensor) -> Tensor:
-    """A bijection of 32-bit numbers (held in int64) whose output bits depend on every input bit.
+def _mix(value: Bits) -> Bits:
+    """A bijection of 32-bit numbers whose output bits depend on every input bit.
 
-    Multiply and xor-shift rounds as in Steele and Flood 2021, "LXM", with constants found by
-    Wellons' search of low-bias 32-bit hashes.
+    Multiply and xor-shift rounds; the constants come from C. Wellons' search for hashes of low
+    bias (2018). A product's lost high bits are not needed.
     """
-    value = value & _LOW_32_BITS
     value = ((value ^ (value >> 16)) * 0x7FEB352D) & _LOW_32_BITS
     value = ((value ^ (value >> 15)) * 0x846CA68B) & _LOW_32_BITS
     return value ^ (value >> 16)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from vlpretrain.models.vlmodel import VLModel
 from vlpretrain.objectives.base import (
     Need,
     Objective,
@@ -26,6 +26,9 @@ from vlpretrain.objectives.features import (
 )
 from vlpretrain.objectives.itc import Temperature
 from vlpretrain.types import Batch, Embeddings, GlobalEmbeddings, StepOutput
+
+if TYPE_CHECKING:
+    from vlpretrain.models.vlmodel import VLModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class PretrainTask(nn.Module):
         self.temperature = Temperature(temperature)
         self.share_image_pass = share_image_pass
         self.visible_only = visible_only
+        self._num_visible = 0
 
     def needs_prepass(self, progress: float) -> bool:
         return "itc" in self._weights(progress)
@@ -139,8 +143,17 @@ class PretrainTask(nn.Module):
     ) -> TowerStates:
         shared = self.share_image_pass if share_image_pass is None else share_image_pass
         needs = self._needs(names)
-        plan = plan_passes(needs, shared=shared, visible_only=self.visible_only)
+        plan = plan_passes(needs, shared=shared, num_visible=self._visible_blocks(batch))
         return run_towers(self.model, batch, plan, prepass=prepass)
+
+    def _visible_blocks(self, batch: Batch) -> int:
+        """Blocks of a picture that the tower sees; 0 where it also sees a token for the hidden.
+
+        The collator hides equally many of every picture in the run, so the host looks once.
+        """
+        if self.visible_only and not self._num_visible:
+            self._num_visible = int((~batch.block_hidden_BG[0]).sum())
+        return self._num_visible
 
     def _features(
         self,

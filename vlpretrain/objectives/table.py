@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from vlpretrain.config.schema import ObjectivesConfig
-from vlpretrain.models.vlmodel import VLModel
 from vlpretrain.objectives.base import Objective
 from vlpretrain.objectives.itc import ImageTextContrast
 from vlpretrain.objectives.itm import ImageTextMatching
@@ -14,6 +14,9 @@ from vlpretrain.objectives.mim import MaskedImageModelling
 from vlpretrain.objectives.mlm import MaskedLanguageModelling
 from vlpretrain.objectives.pretrain import PretrainTask, Schedule
 from vlpretrain.objectives.visible_decoder import VisibleDecoder
+
+if TYPE_CHECKING:
+    from vlpretrain.models.vlmodel import VLModel
 
 # Of the visible-only decoder (He et al. 2022, table 1: 512 wide with 16 heads).
 DECODER_HEAD_WIDTH = 32

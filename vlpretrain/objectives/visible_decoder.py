@@ -1,4 +1,7 @@
-"""The light decoder of visible-only encoding, from the paper (He et al. 2022, section 3)."""
+"""The light decoder of visible-only encoding, from the paper (He et al. 2022, section 3).
+
+Beside the project's legend (types.py): V visible patches.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from vlpretrain.models.attention import prefers_plain
 from vlpretrain.models.vision import VisionStates
 
 
@@ -31,21 +35,23 @@ class VisibleDecoder(nn.Module):
 
     def forward(self, states: VisionStates) -> Tensor:
         """Tokens of all patches, [B, rows * columns, width]."""
-        assert states.patch_index_BN is not None
+        assert states.patch_index_BV is not None
         token_BND = self.embed(states.token_BND)
         prefix = states.num_prefix
-        patch_BND = self._place(token_BND[:, prefix:], states.patch_index_BN)
+        patch_BND = self._place(token_BND[:, prefix:], states.patch_index_BV)
         patch_BND = patch_BND + self._positions(patch_BND)
         token_BND = torch.cat([token_BND[:, :prefix], patch_BND], dim=1)
+        plain = prefers_plain(self.training, token_BND.device)
         for block in self.blocks:
+            block.attn.fused_attn = not plain
             token_BND = block(token_BND)
         return self.norm(token_BND)[:, prefix:]
 
-    def _place(self, visible_BND: Tensor, patch_index_BN: Tensor) -> Tensor:
+    def _place(self, visible_BVD: Tensor, patch_index_BV: Tensor) -> Tensor:
         num_patches = self.grid[0] * self.grid[1]
-        empty_BND = self.mask_token.to(visible_BND.dtype).expand(len(visible_BND), num_patches, -1)
-        index_BND = patch_index_BN[..., None].expand(-1, -1, self.width)
-        return empty_BND.scatter(1, index_BND, visible_BND)
+        empty_BND = self.mask_token.to(visible_BVD.dtype).expand(len(visible_BVD), num_patches, -1)
+        index_BVD = patch_index_BV[..., None].expand(-1, -1, self.width)
+        return empty_BND.scatter(1, index_BVD, visible_BVD)
 
     def _positions(self, like: Tensor) -> Tensor:
         """Fixed sine-cosine positions [N, width]; made anew, as a buffer would be cast to bf16."""
