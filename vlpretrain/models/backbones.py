@@ -70,8 +70,9 @@ def build_backbone(spec: VisionSpec) -> Backbone:
 def _timm_backbone(spec: VisionSpec) -> Backbone:
     _check_timm_name(spec.name)
     from_hub = spec.weights == "pretrained"
+    report: WeightReport | None
     try:
-        module = timm.create_model(
+        module: Any = timm.create_model(
             spec.name, pretrained=from_hub, num_classes=0, global_pool="", **_timm_sizes(spec)
         )
     except (TypeError, AssertionError, *HUB_ERRORS) as error:
@@ -122,7 +123,7 @@ def _check_timm_name(name: str) -> None:
     )
 
 
-def _describe_timm(module: nn.Module, report: WeightReport | None) -> Backbone:
+def _describe_timm(module: Any, report: WeightReport | None) -> Backbone:
     config = module.pretrained_cfg
     is_vit = isinstance(module, VisionTransformer)
     num_prefix = module.num_prefix_tokens if hasattr(module, "num_prefix_tokens") else 0
@@ -140,7 +141,7 @@ def _describe_timm(module: nn.Module, report: WeightReport | None) -> Backbone:
     )
 
 
-def _timm_patch_input(module: nn.Module) -> PatchInput | None:
+def _timm_patch_input(module: Any) -> PatchInput | None:
     """None for overlapping stems: a mask token there would see into hidden neighbours."""
     embed = module.patch_embed if hasattr(module, "patch_embed") else None
     if not isinstance(embed, PatchEmbed) or embed.proj.kernel_size != embed.proj.stride:
@@ -179,7 +180,7 @@ def _open_clip_backbone(spec: VisionSpec) -> Backbone:
 
 
 def _describe_open_clip(
-    visual: nn.Module, width: int, stride: int, report: WeightReport | None
+    visual: Any, width: int, stride: int, report: WeightReport | None
 ) -> Backbone:
     is_vit = isinstance(visual, ClipVisionTransformer)
     return Backbone(

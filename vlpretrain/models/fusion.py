@@ -7,6 +7,7 @@ D width of the fusion, S flat rows.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ class Fusion(nn.Module):
         """Towers whose width differs from the fusion's are projected to it."""
         super().__init__()
         _check(spec)
+        self.spec = spec
         self.width = spec.width
         self.image_in = _entry(image_width, spec.width)
         self.image_norm = nn.LayerNorm(spec.width)
@@ -135,14 +137,14 @@ class ConcatFusion(nn.Module):
         return text_RTD[pairs.text_row_P[pair_K], column_K] + joint_PD[pair_K]
 
 
-FUSIONS: dict[str, type[nn.Module]] = {
+FUSIONS: dict[str, type[CrossFusion] | type[MergedFusion] | type[ConcatFusion]] = {
     "cross": CrossFusion,
     "merged": MergedFusion,
     "concat": ConcatFusion,
 }
 
 
-def _run(body: nn.Module, layer: Callable[..., Tensor], *inputs: object) -> Tensor:
+def _run(body: Any, layer: Callable[..., Tensor], *inputs: object) -> Tensor:
     if body.checkpointing and body.training:
         return checkpoint(layer, *inputs, use_reentrant=False)
     return layer(*inputs)

@@ -32,7 +32,7 @@ class VisionStates:
     pooled_BD: Tensor  # the class token, or the mean of the patches where there is none
     num_prefix: int
     # Which patches the tokens behind the prefix are, when only the visible ones were encoded.
-    patch_index_BV: Tensor | None = None
+    patch_index_BN: Tensor | None = None
 
 
 class VisionTower(nn.Module):
@@ -53,6 +53,7 @@ class VisionTower(nn.Module):
         super().__init__()
         backbone = build_backbone(spec)
         _check_sizes(spec, backbone)
+        self.spec = spec
         self.backbone = backbone.module
         self.width = backbone.width
         self.stride = backbone.stride
@@ -63,7 +64,9 @@ class VisionTower(nn.Module):
         self.image_mean, self.image_std = backbone.mean, backbone.std
         self.weight_report: WeightReport | None = backbone.report
         self._has_class_token = backbone.has_class_token
-        self._switchable = [m for m in self.backbone.modules() if _uses_fused_attention(m)]
+        self._switchable: list[Any] = [
+            m for m in self.backbone.modules() if _uses_fused_attention(m)
+        ]
         self._prepare_masking(backbone)
 
     def _prepare_masking(self, backbone: Backbone) -> None:
@@ -109,7 +112,7 @@ class VisionTower(nn.Module):
         index_BV = visible_index(hidden_BN, self._count_visible(block_hidden_BG, num_visible))
         with self._keep.only(index_BV):
             states = self._states(self.backbone(picture_BCHW))
-        return replace(states, patch_index_BV=index_BV)
+        return replace(states, patch_index_BN=index_BV)
 
     def normalise(self, pixels_BCHW: Tensor) -> Tensor:
         """uint8 pixels in the backbone's range and precision."""

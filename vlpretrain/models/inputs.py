@@ -1,0 +1,111 @@
+"""Pictures and texts as a trained model takes them.
+
+Shapes: B pictures or texts, C channels, H W pixels, T tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import open_clip
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from vlpretrain.errors import UserError
+from vlpretrain.models.backbones import OPEN_CLIP
+from vlpretrain.pixels import picture_pixels, resize_centre_crop
+
+Picture = Image.Image | str | Path | Tensor
+# Names open_clip's own tokenizer, which has no files.
+OPEN_CLIP_FILE = "open_clip_tokenizer.json"
+
+
+class TextReader(Protocol):
+    """Texts to token ids."""
+
+    def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Ids [B, T], padded to the longest, and where they are real tokens [B, T]."""
+
+
+def open_reader(folder: Path, max_tokens: int) -> TextReader | None:
+    """The tokenizer of an export folder; None where it has none.
+
+    Args:
+        max_tokens: longer texts are cut to this.
+    """
+    if (folder / OPEN_CLIP_FILE).is_file():
+        name = json.loads((folder / OPEN_CLIP_FILE).read_text())["tokenizer"]
+        return ClipReader(open_clip.get_tokenizer(name.removeprefix(OPEN_CLIP)))
+    if (folder / "tokenizer.json").is_file():
+        return FastReader(AutoTokenizer.from_pretrained(folder), max_tokens)
+    return None
+
+
+class FastReader:
+    """A tokenizer of the `tokenizers` library."""
+
+    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
+        self.backend = tokenizer.backend_tokenizer
+        self.backend.no_padding()
+        self.backend.enable_truncation(max_tokens)
+        self.pad_id = tokenizer.pad_token_id or 0
+
+    def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        rows = [encoding.ids for encoding in self.backend.encode_batch(list(texts))]
+        length = max(1, *(len(row) for row in rows))
+        text_BT = torch.full((len(rows), length), self.pad_id, dtype=torch.int64)
+        for row, ids in zip(text_BT, rows, strict=True):
+            row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
+        length_B1 = torch.tensor([[len(row)] for row in rows])
+        return text_BT, torch.arange(length) < length_B1
+
+
+class ClipReader:
+    """open_clip's own tokenizer. Its end token has the largest id and closes a text."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        text_BT = self.tokenizer(list(texts))
+        length_B1 = text_BT.argmax(dim=1, keepdim=True) + 1
+        text_BT = text_BT[:, : int(length_B1.max())]
+        return text_BT, torch.arange(text_BT.shape[1]) < length_B1
+
+
+def as_list(images: Picture | Sequence[Picture] | Tensor) -> list[Picture]:
+    """One picture, several, or a tensor [B, C, H, W], as a list of pictures."""
+    if isinstance(images, Tensor):
+        return [images] if images.ndim == 3 else list(images)
+    if isinstance(images, (Image.Image, str, Path)):
+        return [images]
+    return list(images)
+
+
+def load_pixels(pictures: Sequence[Picture], size: int) -> Tensor:
+    """The middle squares as uint8 RGB [B, C, size, size]."""
+    return torch.stack([resize_centre_crop(_pixels(picture), size) for picture in pictures])
+
+
+def _pixels(picture: Picture) -> Tensor:
+    if isinstance(picture, Tensor):
+        if picture.dtype != torch.uint8 or picture.ndim != 3 or picture.shape[0] != 3:
+            raise UserError(
+                f"a picture of {picture.dtype} {list(picture.shape)}",
+                fix="a uint8 RGB tensor [3, height, width]",
+            )
+        return picture.cpu()
+    if isinstance(picture, Image.Image):
+        return picture_pixels(picture)
+    try:
+        with Image.open(picture) as opened:
+            return picture_pixels(opened)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"cannot be read as a picture: {error}", where=str(picture), fix="a JPEG, PNG or WebP"
+        ) from error
