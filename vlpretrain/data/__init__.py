@@ -1,1 +1,1 @@
-"""From shards to batches: index, order, reader, decode, transforms, tokens, masks, collate, loader."""
+"""From shards to batches: index, order, reader, decode, tokens, masks, collate, loader."""

@@ -33,6 +33,7 @@ _WITHOUT_CONTENT = ("hard link", "symbolic link", "device", FOLDER, "pipe")
 _LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL = b"L", b"K", b"x", b"g"
 _EXTENSION_TYPES = (_LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL)
 _LONGEST_EXTENSION = 1 << 20  # bytes; a longer name or pax record is damage, not a name
+_UNTRUSTED = b""  # an override that says: what else overrides the next header is not known
 _SEARCH_CHUNK = 1 << 20
 _PAX_RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=")
 
@@ -90,45 +91,40 @@ class _TarReader:
             start = self.position
             block = self._read(start, BLOCK)
             header = parse_header(block)
-            if header is None:
-                damage = self._recover(block)
-                if damage is None:
-                    return
-                yield damage
-                if damage.resumed is None:
-                    return
-                override = {}
-            elif header.kind in _EXTENSION_TYPES:
+            if header is not None and header.kind in _EXTENSION_TYPES:
                 if not self._read_extension(header, override):
-                    yield self._broken_extension(start)
-                    override = {b"untrusted": b""}
-            else:
-                yield from self._member(header, override)
-                override = {}
+                    yield Damage(start, self.position, f"broken extension header at byte {start}")
+                    override = {_UNTRUSTED: b""}
+                continue
+            event = self._recover(block) if header is None else self._member(header, override)
+            override = {}
+            if event is not None:
+                yield event
+            if event is None or (isinstance(event, Damage) and event.resumed is None):
+                return
 
-    def _member(self, header: _Header, override: dict[bytes, bytes]) -> Iterator[Member | Damage]:
+    def _member(self, header: _Header, override: dict[bytes, bytes]) -> Member | Damage:
         start = self.position
         name = override.get(b"path", header.name).decode("utf-8", "backslashreplace")
         kind = _KINDS.get(header.kind, "member of unknown type")
         if any(key.startswith(b"GNU.sparse") for key in override):
             kind = "sparse file"
+        elif kind == FILE and name.endswith("/"):
+            kind = FOLDER  # as tars before POSIX say it
         size = _decimal(override.get(b"size"), header.size)
         # A link may state its target's size, a folder a reserve: neither stores anything.
-        stored = 0 if kind in _WITHOUT_CONTENT else size
-        self.position = start + BLOCK + _padded(stored)
-        doubtful = b"untrusted" in override or (
+        end = start + BLOCK + (0 if kind in _WITHOUT_CONTENT else size)
+        self.position = _padded(end - start) + start
+        doubtful = _UNTRUSTED in override or (
             self.after_damage and b"path" not in override and _may_be_stand_in(header)
         )
         self.after_damage = False
-        if start + BLOCK + stored > self.file_size:
-            reason = f"cut: the file ends {start + BLOCK + stored - self.file_size} bytes too early"
-            yield Damage(start, None, reason, name, cut=True)
-        elif doubtful:
-            yield Damage(start, self.position, "its full name was lost in the damage", name)
-        elif kind == FILE and name.endswith("/"):
-            yield Member(name, FOLDER, start + BLOCK, size)
-        else:
-            yield Member(name, kind, start + BLOCK, size)
+        if end > self.file_size:
+            reason = f"cut: the file ends {end - self.file_size} bytes too early"
+            return Damage(start, None, reason, name, cut=True)
+        if doubtful:
+            return Damage(start, self.position, "its full name was lost in the damage", name)
+        return Member(name, kind, start + BLOCK, size)
 
     def _read_extension(self, header: _Header, override: dict[bytes, bytes]) -> bool:
         """Adds what a long-name or pax header says to `override`; False when it is malformed."""
@@ -143,9 +139,6 @@ class _TarReader:
             override.update(records or {})
             return records is not None or self.position > self.file_size
         return True
-
-    def _broken_extension(self, start: int) -> Damage:
-        return Damage(start, self.position, f"broken extension header at byte {start}")
 
     def _recover(self, block: bytes) -> Damage | None:
         """What stands where a header should: None for the end marker, else the damage."""
