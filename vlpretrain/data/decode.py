@@ -21,7 +21,7 @@ from vlpretrain.data.sample import SampleError
 from vlpretrain.pixels import UPRIGHT, orientation_of, resize, rgb_pixels, turn_upright
 
 # Sequential formats with an honest header; Pillow's rarer ones have a long history of holes.
-PICTURE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP")
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 EXIF_MARK = b"Exif\0\0"
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import open_clip
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -163,7 +162,7 @@ class FastTokeniser:
 class OpenClipTokeniser:
     """open_clip's byte-pair tokenizer. It has no mask token."""
 
-    def __init__(self, model: str, tokenizer: open_clip.SimpleTokenizer) -> None:
+    def __init__(self, model: str, tokenizer: Any) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.vocab_size = tokenizer.vocab_size
@@ -193,6 +192,8 @@ class OpenClipTokeniser:
 
 
 def _load_open_clip(model: str) -> Tokeniser:
+    import open_clip  # here: it takes seconds, and few runs need it
+
     known = open_clip.list_models()
     if model not in known and ":" not in model:
         near = difflib.get_close_matches(model, known) or ["ViT-B-32"]
