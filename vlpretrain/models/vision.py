@@ -54,7 +54,7 @@ class VisionTower(nn.Module):
         backbone = build_backbone(spec)
         _check_sizes(spec, backbone)
         self.spec = spec
-        self.backbone = backbone.module
+        self.backbone: Any = backbone.module
         self.width = backbone.width
         self.stride = backbone.stride
         self.image_size = spec.image_size
@@ -234,8 +234,9 @@ def _affine(
         return 1 / (255 * std_C11), -mean_C11 / std_C11
 
 
-def _uses_fused_attention(module: nn.Module) -> bool:
-    return hasattr(module, "fused_attn") and bool(module.fused_attn)
+def _with_fused_attention(network: nn.Module) -> list[Any]:
+    """timm's attention modules that would use `scaled_dot_product_attention`."""
+    return [m for m in network.modules() if hasattr(m, "fused_attn") and m.fused_attn]
 
 
 def _check_sizes(spec: VisionSpec, backbone: Backbone) -> None:
