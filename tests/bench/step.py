@@ -110,7 +110,7 @@ def comparison_table(results: dict[str, Result], batch: int) -> str:
     """Every contestant beside the first."""
     base = next(iter(results.values()))
     lines = [
-        "| step | ms | samples/s | times faster | GFLOP a pair | times fewer | M parameters | loss |",
+        "| step | ms | samples/s | times faster | GFLOP a pair | times fewer | M weights | loss |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, result in results.items():
