@@ -14,7 +14,6 @@ from data_tools.make import MakeOptions, make_shards
 from data_tools.reading import open_shards, shard_problems
 from data_tools.scenes import SPLITS
 from data_tools.synth import SynthOptions, synthesise
-from data_tools.tokenizer import train_tokenizer
 from data_tools.validation import validate_shards
 from vlpretrain.errors import UserError
 
@@ -105,6 +104,9 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _tokenizer(options: argparse.Namespace) -> int:
+    # Its libraries take seconds to import, and no other command needs them.
+    from data_tools.tokenizer import train_tokenizer
+
     words = train_tokenizer(
         options.shards, options.out, options.vocab_size, overwrite=options.overwrite
     )

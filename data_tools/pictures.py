@@ -14,6 +14,8 @@ from vlpretrain.pixels import picture_pixels
 STORED = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 # Read, and stored as PNG: the loader knows them, but a shard's readers elsewhere may not.
 CONVERTED = ("GIF", "BMP", "TIFF")
+# MPO is a JPEG with more pictures behind it, and opened as one.
+OPENED = ("JPEG", "PNG", "WEBP", *CONVERTED)
 JPEG_QUALITY = 95
 _USUAL_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".JPG", ".JPEG", ".PNG")
 
@@ -58,7 +60,7 @@ def load_picture(path: Path, resize: int | None) -> StoredPicture:
     if not data:
         raise PictureError("zero bytes")
     try:
-        with Image.open(io.BytesIO(data), formats=(*STORED, *CONVERTED)) as picture:
+        with Image.open(io.BytesIO(data), formats=OPENED) as picture:
             if resize is not None and min(picture.size) > resize:
                 return StoredPicture("jpg", _shrunk_jpeg(picture, resize), converted=True)
             if picture.format in CONVERTED:

@@ -100,7 +100,9 @@ def _ask_shape(scene: Scene, random: Random) -> Question | None:
 
 
 def _ask_size(scene: Scene, random: Random) -> Question:
-    item = random.choice(scene.objects)
+    # Evenly over the sizes there are: large objects find room less often.
+    size = random.choice(sorted({item.size for item in scene.objects}))
+    item = random.choice([item for item in scene.objects if item.size == size])
     return Question("size", f"is the {item.name} small or large?", item.size)
 
 
