@@ -69,6 +69,9 @@ def deepspeed_dict(config: RunConfig, ranks: int, on_gpu: bool) -> dict[str, Any
     if bf16 and config.deepspeed.zero_stage > 0:
         # Stage 0 has no fp32 accumulation in DeepSpeed.
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
+    if config.deepspeed.zero_stage == 1:
+        # Else the accumulated fp32 gradient is rounded to bf16 once more before it is reduced.
+        settings["communication_data_type"] = "fp32"
     return settings
 
 
