@@ -6,6 +6,7 @@ patches, D width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -64,9 +65,7 @@ class VisionTower(nn.Module):
         self.image_mean, self.image_std = backbone.mean, backbone.std
         self.weight_report: WeightReport | None = backbone.report
         self._has_class_token = backbone.has_class_token
-        self._switchable: list[Any] = [
-            m for m in self.backbone.modules() if _uses_fused_attention(m)
-        ]
+        self._switchable = _with_fused_attention(self.backbone)
         self._prepare_masking(backbone)
 
     def _prepare_masking(self, backbone: Backbone) -> None:
@@ -242,17 +241,18 @@ def _with_fused_attention(network: nn.Module) -> list[Any]:
 def _check_sizes(spec: VisionSpec, backbone: Backbone) -> None:
     size = spec.image_size
     patch = backbone.patch_input.patch if backbone.patch_input is not None else 1
-    for name, side in (("patch", patch), ("token", backbone.stride), ("mask block", spec.block)):
-        if size % side:
-            below, above = size // side * side, (size // side + 1) * side
-            raise UserError(
-                f"a {name} of {side} px does not divide a picture of {size} px",
-                where="data.image_size",
-                fix=f"an image_size of {f'{below} or ' if below else ''}{above}",
-            )
     if spec.block % patch:
         raise UserError(
             f"a mask block of {spec.block} px is no multiple of the patch of {patch} px",
             where="objectives.mim.block",
             fix=f"a block of {(spec.block // patch + 1) * patch} px",
         )
+    sides = {"patch": patch, "token": backbone.stride, "mask block": spec.block}
+    step = math.lcm(*sides.values())
+    for name, side in sides.items():
+        if size % side:
+            raise UserError(
+                f"a {name} of {side} px does not divide a picture of {size} px",
+                where="data.image_size",
+                fix=f"an image_size of {(size // step + 1) * step}, or any multiple of {step}",
+            )
