@@ -35,7 +35,11 @@ BASE = RunConfig(
 
 
 def config(
-    stage: int = 1, precision: str = "fp32", micro_batch: int = 0, ema: float = 0.0, every: int = 1000
+    stage: int = 1,
+    precision: str = "fp32",
+    micro_batch: int = 0,
+    ema: float = 0.0,
+    every: int = 1000,
 ) -> RunConfig:
     changed = replace(BASE.train, precision=precision, micro_batch=micro_batch, ema=ema)  # type: ignore[arg-type]
     zero = DeepSpeedConfig(zero_stage=stage)  # type: ignore[arg-type]

@@ -67,7 +67,9 @@ def test_a_damaged_checkpoint_is_passed_over(
     content[-1] ^= 1
     weights_file.write_bytes(content)
     resumed = run_toy(tmp_path, settings, 6)
-    assert "step-6 is left out: master.safetensors is not what was written" in capsys.readouterr().out
+    assert (
+        "step-6 is left out: master.safetensors is not what was written" in capsys.readouterr().out
+    )
     assert resumed.losses == whole.losses
 
 

@@ -34,7 +34,8 @@ def test_every_launcher_is_understood() -> None:
 
 
 @pytest.mark.parametrize(
-    ("nodelist", "host"), [("a1", "a1"), ("a1,b2", "a1"), ("n[007,9-11],x", "n007"), ("q[3-4]", "q3")]
+    ("nodelist", "host"),
+    [("a1", "a1"), ("a1,b2", "a1"), ("n[007,9-11],x", "n007"), ("q[3-4]", "q3")],
 )
 def test_the_first_host_of_a_slurm_list(nodelist: str, host: str) -> None:
     assert first_host(nodelist) == host

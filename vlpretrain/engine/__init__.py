@@ -13,8 +13,8 @@ Every rank makes the same calls:
         export(engine, run.path / "export", save)    # save(state_dict, folder), on rank 0
     run.close()
 
-`result.stopped_by` is the signal that ended the run early (exit with 130 for SIGINT, else 0), 0 when
-it came to its end. `NonFiniteLoss` and every other `UserError` leave with exit code 2.
+`result.stopped_by` is the signal that ended the run early (exit with 130 for SIGINT, else 0), 0
+when it came to its end. `NonFiniteLoss` and every other `UserError` leave with exit code 2.
 """
 
 from vlpretrain.engine.checkpoint import load_checkpoint, resume, save_checkpoint

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import torch
 import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -141,19 +140,19 @@ def load_checkpoint(engine: Engine, path: Path) -> Progress:
 
 def on_main(action: Callable[[], Answer]) -> Answer:
     """Does it on rank 0 and gives every rank the answer, or the UserError."""
-    outcome: list[object] = [None, None]
+    outcome: list[Any] = [None, ()]
     if is_main():
         try:
-            outcome = [action(), None]
+            outcome = [action(), ()]
         except UserError as error:
             outcome = [None, (error.problem, error.where, error.fix)]
     if world_size() > 1:
         dist.broadcast_object_list(outcome, src=0)
-    answer, failure = outcome
-    if failure is not None:
-        problem, where, fix = failure  # type: ignore[misc]
+    answer: Answer = outcome[0]
+    if outcome[1]:
+        problem, where, fix = outcome[1]
         raise UserError(problem, where=where, fix=fix)
-    return answer  # type: ignore[return-value]
+    return answer
 
 
 def _contents(engine: Engine) -> Iterator[tuple[str, Iterable[tuple[str, Tensor | None]]]]:
@@ -168,12 +167,12 @@ def _contents(engine: Engine) -> Iterator[tuple[str, Iterable[tuple[str, Tensor 
 
 
 def named_buffers(engine: Engine) -> dict[str, Tensor]:
-    """The buffers that belong to the model's state, on the CPU."""
-    kept = set(engine.task.state_dict(keep_vars=True)) if any(engine.task.buffers()) else set()
+    """The buffers that belong to the model's state (the persistent ones), on the CPU."""
     return {
-        name: buffer.detach().cpu().clone()
-        for name, buffer in engine.task.named_buffers()
-        if name in kept
+        f"{prefix}.{name}".lstrip("."): buffer.detach().cpu().clone()
+        for prefix, module in engine.task.named_modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set
     }
 
 

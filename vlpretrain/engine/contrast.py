@@ -18,7 +18,7 @@ from vlpretrain.types import Embeddings, GlobalEmbeddings
 
 
 def gather_parts(local: Sequence[Embeddings]) -> list[GlobalEmbeddings]:
-    """One rank's micro-batches -> what each of them is given. All ranks call; equal B everywhere."""
+    """One rank's micro-batches -> what each is given. All ranks call, with equal B."""
     image_BE, text_BE = _join([e.image_BE for e in local]), _join([e.text_BE for e in local])
     valid_B = _join([e.pair_valid_B for e in local])
     image_id_B = _join([e.image_id_B for e in local])

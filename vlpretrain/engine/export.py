@@ -46,7 +46,15 @@ def weights(engine: Engine, averaged: bool = False) -> dict[str, Tensor]:
     if not is_main():
         return {}
     whole = {**trained, **frozen, **named_buffers(engine)}
+    whole |= {name: whole[shared] for name, shared in _tied_names(engine.task).items()}
     return {name: tensor for name, tensor in whole.items() if tensor is not None}
+
+
+def _tied_names(task: nn.Module) -> dict[str, str]:
+    """Further names of parameters that have several, each with the name it is kept under."""
+    first = {id(parameter): name for name, parameter in task.named_parameters()}
+    every = task.named_parameters(remove_duplicate=False)
+    return {name: first[id(p)] for name, p in every if first[id(p)] != name}
 
 
 def _export(state_dict: dict[str, Tensor], folder: Path, save: Save) -> None:

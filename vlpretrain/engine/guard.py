@@ -25,7 +25,7 @@ from vlpretrain.errors import UserError
 KEYS_SHOWN = 8
 
 
-class NonFiniteLoss(UserError):
+class NonFiniteLoss(UserError):  # noqa: N818 (it reads as what it says)
     """A loss or gradient was NaN or infinite; the weights before it are in the last checkpoint."""
 
 

@@ -20,11 +20,19 @@ from vlpretrain.engine.meter import Meter, mean_of
 from vlpretrain.engine.optim import learning_rate
 from vlpretrain.engine.randomness import keyed_seed, seed_forward
 from vlpretrain.engine.run_folder import RunFolder
-from vlpretrain.engine.screen import Screen
+from vlpretrain.engine.screen import Line, Screen
 from vlpretrain.engine.skips import SkipCount
 from vlpretrain.engine.start import Engine
 from vlpretrain.engine.state import Progress
-from vlpretrain.types import Batch, Evaluator, GlobalEmbeddings, StepData, StepOutput, TrainLoader
+from vlpretrain.types import (
+    Batch,
+    Embeddings,
+    Evaluator,
+    GlobalEmbeddings,
+    StepData,
+    StepOutput,
+    TrainLoader,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +65,7 @@ def train(
     with stop_on_signals() as stop:
         for data in loader.steps(progress.step, engine.total_steps):
             step, result = training.step, train_step(engine, data, training.step, config)
-            training.guard.watch(
-                step, result.losses, result.keys, engine.step_was_skipped(), stop
-            )
+            training.guard.watch(step, result.losses, result.keys, engine.step_was_skipped(), stop)
             training.meter.add(result.metrics)
             training.skips.add(data.skips)
             training.after_step(stop)
@@ -118,11 +124,14 @@ def meet_others(engine: Engine, batches: Sequence[Batch]) -> Sequence[GlobalEmbe
     needed = engine.task.needs_prepass(batches[0].progress)  # type: ignore[operator]
     if len(batches) == 1 or not needed:
         return [None] * len(batches)
-    local = []
+    local: list[Embeddings] = []
     with torch.no_grad():
         for batch in batches:
             seed_forward(batch.seed, rank())
-            local.append(engine(batch, prepass=True).embeddings)
+            embeddings = engine(batch, prepass=True).embeddings
+            if embeddings is None:
+                raise TypeError("a task that needs a prepass must return embeddings from it")
+            local.append(embeddings)
     return gather_parts(local)
 
 
@@ -178,7 +187,12 @@ class _Training:
         with self._screen.clock_stopped():
             figures = evaluate_task(self._engine, self._evaluator, self._run)
             samples_seen = self._screen.samples_seen(self.step)
-            line = {"split": "val", "step": self.step, "samples_seen": samples_seen, **figures}
+            line: Line = {
+                "split": "val",
+                "step": self.step,
+                "samples_seen": samples_seen,
+                **figures,
+            }
             self._run.log(line)
             self._run.say(self._screen.evaluation_text(self.step, figures))
 

@@ -155,7 +155,10 @@ def _find_places(deepspeed_engine: Any, task: nn.Module) -> Mapping[str, _Place]
         found = {name: _stage12_place(base, p) for name, p in named}
     else:
         homes = _stage0_homes(deepspeed_engine, [p for _, p in named])
-        found = {name: _Place(home, 0, 0, p.numel()) for (name, p), home in zip(named, homes)}
+        found = {
+            name: _Place(home, 0, 0, p.numel())
+            for (name, p), home in zip(named, homes, strict=True)
+        }
     return {name: place for name, place in found.items() if place is not None}
 
 
@@ -166,8 +169,8 @@ def _stage0_homes(deepspeed_engine: Any, parameters: list[nn.Parameter]) -> list
         return list(parameters)
     copies = {
         id(low): high
-        for lows, highs in zip(optimizer.fp16_groups, optimizer.fp32_groups)
-        for low, high in zip(lows, highs)
+        for lows, highs in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
+        for low, high in zip(lows, highs, strict=True)
     }
     return [copies[id(parameter)] for parameter in parameters]
 

@@ -77,7 +77,8 @@ def slurm_environment(env: dict[str, str]) -> dict[str, str]:
         "LOCAL_RANK": env.get("SLURM_LOCALID", "0"),
         "LOCAL_WORLD_SIZE": str(-(-int(env["SLURM_NTASKS"]) // nodes)),
         "MASTER_ADDR": env.get("MASTER_ADDR") or first_host(env.get("SLURM_NODELIST", "127.0.0.1")),
-        "MASTER_PORT": env.get("MASTER_PORT") or str(20000 + int(env.get("SLURM_JOB_ID", "0")) % 20000),
+        "MASTER_PORT": env.get("MASTER_PORT")
+        or str(20000 + int(env.get("SLURM_JOB_ID", "0")) % 20000),
     }
 
 
