@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 from vlpretrain.data.index import ShardIndex
@@ -26,7 +25,7 @@ class ShardReader:
     def __init__(self, sources: Sequence[Source], open_shards: int = _OPEN_SHARDS) -> None:
         self.sources = sources
         self.open_shards = open_shards
-        self._open: OrderedDict[tuple[int, int], _OpenShard] = OrderedDict()
+        self._open: dict[tuple[int, int], _OpenShard] = {}
 
     def read(self, position: Position) -> RawSample:
         """The sample at a position, as bytes.
@@ -54,14 +53,15 @@ class ShardReader:
 
     def __setstate__(self, state: tuple[Sequence[Source], int]) -> None:
         self.sources, self.open_shards = state
-        self._open = OrderedDict()
+        self._open = {}
 
     def _open_shard(self, place: tuple[int, int]) -> _OpenShard:
         source = self.sources[place[0]]
         shard = _OpenShard(source.open_shard(place[1]), source.shards[place[1]])
         self._open[place] = shard
         if len(self._open) > self.open_shards:
-            self._open.popitem(last=False)
+            # The longest open, not the least used: blocks pass by, so it is the one behind us.
+            del self._open[next(iter(self._open))]
         return shard
 
 
@@ -78,6 +78,9 @@ class _OpenShard:
         self.offset_M = index.part_offset_M.data
         self.size_M = index.part_size_M.data
         self.extension_M = index.part_extension_M.data
+        size = os.fstat(descriptor).st_size
+        if index.file_size not in (size, -1):
+            raise OSError(f"{self.path}: {size} bytes, but {index.file_size} when it was indexed")
 
     def __del__(self) -> None:
         os.close(self.descriptor)

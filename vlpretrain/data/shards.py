@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import multiprocessing
 import os
+import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -218,6 +219,8 @@ def _index_local(paths: Sequence[str], cache_dir: str) -> dict[str, ShardIndex]:
         kept = dict(zip(paths, pool.map(keep, paths), strict=True))
     found = {path: index for path, index in kept.items() if index is not None}
     missing = [path for path in paths if path not in found]
+    # Each rank in its own order: it finds kept what others have made, so that they share the work.
+    random.Random(os.getpid()).shuffle(missing)
     with _readable(missing), _scanners(len(missing)) as pool:
         return found | _gather(pool, partial(load_index, cache_dir=cache_dir), missing)
 
@@ -233,11 +236,15 @@ def _readable(paths: Sequence[str]) -> Iterator[None]:
 
 def _scanners(count: int) -> Executor:
     """Processes for many shards: parsing headers is bound by Python, not by the disk."""
-    workers = min(count, len(os.sched_getaffinity(0)), _READERS)
+    workers = min(count, _usable_cores(), _READERS)
     if count < _PROGRESS_FROM or workers < 2:
         return ThreadPoolExecutor(1)
     # Forked, as the loader's workers are: nothing to import again, no guard in the user's script.
     return ProcessPoolExecutor(workers, multiprocessing.get_context("fork"))
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gather(
@@ -257,9 +264,13 @@ def _gather(
 
 
 def _show_progress(done: int, total: int) -> None:
-    if total >= _PROGRESS_FROM and sys.stderr.isatty():
+    if total < _PROGRESS_FROM:
+        return
+    if sys.stderr.isatty():
         end = "\n" if done == total else ""
         print(f"\rindexing shards: {done} of {total}", end=end, file=sys.stderr, flush=True)
+    elif done * 10 // total > (done - 1) * 10 // total:
+        print(f"indexing shards: {done} of {total}", file=sys.stderr, flush=True)
 
 
 def _remote_index(cache_dir: str, cache: ShardCache, url: str) -> ShardIndex:
