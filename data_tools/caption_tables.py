@@ -127,7 +127,7 @@ def _delimited_cells(
         try:
             for number, cells in enumerate(reader):
                 if cells and not (has_header and number == 0):
-                    yield _cells(cells)
+                    yield cells
         except csv.Error as error:
             fix = "look for a quote that is never closed, or a zero byte"
             raise UserError(str(error), where=f"{path}:{reader.line_num}", fix=fix) from None
@@ -140,6 +140,7 @@ def _rows(table: Iterator[list[str]], columns: Columns, delimiter: str) -> Itera
         if columns.caption == last:
             # A last column that was written without quotes keeps its delimiters.
             cells[last:] = [delimiter.join(cells[last:])]
+        cells = _cells(cells)
         split = "" if columns.split is None else cells[columns.split]
         yield CaptionRow(without_number(cells[columns.image]), cells[columns.caption], split)
 
