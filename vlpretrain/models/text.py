@@ -218,6 +218,12 @@ def _open_clip_encoder(spec: TextSpec) -> tuple[Any, WeightReport | None]:
     model, report = create_open_clip(spec.name, weights)
     if isinstance(model.text, HFTextEncoder):
         return TransformersEncoder(model.text.transformer), report
+    if model.text.attn_mask is None or model.text.cls_emb is not None:
+        raise UserError(
+            f"the text tower of {spec.name!r} looks at its padding",
+            where="model.text.name",
+            fix="a causal one, such as open_clip:ViT-B-32, or a transformers encoder",
+        )
     return ClipTextEncoder(model.text), report
 
 
