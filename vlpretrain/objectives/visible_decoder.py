@@ -5,6 +5,8 @@ Beside the project's legend (types.py): V visible patches.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
@@ -31,19 +33,20 @@ class VisibleDecoder(nn.Module):
         self.embed = nn.Linear(encoder_width, width)
         self.mask_token = nn.Parameter(torch.randn(width) * 0.02)
         self.blocks = nn.ModuleList(Block(width, heads, qkv_bias=True) for _ in range(depth))
+        self._attentions: list[Any] = [block.attn for block in self.blocks]
         self.norm = nn.LayerNorm(width)
 
     def forward(self, states: VisionStates) -> Tensor:
         """Tokens of all patches, [B, rows * columns, width]."""
-        assert states.patch_index_BV is not None
+        assert states.patch_index_BN is not None
         token_BND = self.embed(states.token_BND)
         prefix = states.num_prefix
-        patch_BND = self._place(token_BND[:, prefix:], states.patch_index_BV)
+        patch_BND = self._place(token_BND[:, prefix:], states.patch_index_BN)
         patch_BND = patch_BND + self._positions(patch_BND)
         token_BND = torch.cat([token_BND[:, :prefix], patch_BND], dim=1)
-        plain = prefers_plain(self.training, token_BND.device)
+        for attention in self._attentions:
+            attention.fused_attn = not prefers_plain(self.training, token_BND.device)
         for block in self.blocks:
-            block.attn.fused_attn = not plain
             token_BND = block(token_BND)
         return self.norm(token_BND)[:, prefix:]
 
