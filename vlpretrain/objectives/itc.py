@@ -101,11 +101,12 @@ class Temperature(nn.Module):
 
     def __init__(self, temperature: float) -> None:
         super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
+        # One element, not a scalar: DeepSpeed's broadcast of bf16 parameters can't view a scalar.
+        self.log_scale = nn.Parameter(torch.tensor([math.log(1 / temperature)]))
 
     def forward(self) -> Tensor:
         ceiling = math.log(MAX_SCALE)
-        return _Ceiling.apply(self.log_scale.float(), ceiling).exp()
+        return _Ceiling.apply(self.log_scale.float().squeeze(0), ceiling).exp()
 
 
 class _Ceiling(torch.autograd.Function):
