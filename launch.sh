@@ -44,12 +44,12 @@ main() {
 
 # --- the commands -------------------------------------------------------------------------------
 
-run_pretrain() { "$python" -m vlpretrain.cli.launch pretrain "$@"; }
-run_config() { "$python" -m vlpretrain.cli.main config "$@"; }
-run_doctor() { "$python" -m vlpretrain.cli.main doctor "$@"; }
-run_report() { "$python" -m vlpretrain.cli.main report "$@"; }
-run_tools() { "$python" -m data_tools "$@"; }
-run_test() { cd "$root" && "$python" -m pytest "$@"; }
+run_pretrain() { exec "$python" -m vlpretrain.cli.launch pretrain "$@"; }
+run_config() { exec "$python" -m vlpretrain.cli.main config "$@"; }
+run_doctor() { exec "$python" -m vlpretrain.cli.main doctor "$@"; }
+run_report() { exec "$python" -m vlpretrain.cli.main report "$@"; }
+run_tools() { exec "$python" -m data_tools "$@"; }
+run_test() { cd "$root" && exec "$python" -m pytest "$@"; }
 
 run_lint() {
     cd "$root"
@@ -62,20 +62,21 @@ run_quickstart() {
     local home="$root/runs/quickstart"
     render_scenes "$home/data/train" train 0 4000
     render_scenes "$home/data/val" val 1 200
-    run_pretrain "$root/configs/quickstart.yaml" --processes 2 --out "$(fresh_folder "$home/run")" \
+    local where=()
+    has_gpu || where=(--processes 2)
+    run_pretrain "$root/configs/quickstart.yaml" "${where[@]}" \
+        --out "$(fresh_folder "$home/run")" \
         --data.train "$home/data/train" --data.val "$home/data/val" "$@"
 }
 
-# render_scenes FOLDER SPLIT SEED COUNT: renders into a neighbour first, so that an interrupted
-# rendering is never taken for a whole one.
+# render_scenes FOLDER SPLIT SEED COUNT
 render_scenes() {
     [ -d "$1" ] && return
-    echo "rendering $4 scenes into $1"
-    rm -rf "$1.part"
-    mkdir -p "$(dirname "$1")"
-    run_tools synth --out "$1.part" --split "$2" --seed "$3" --samples "$4"
-    mv "$1.part" "$1"
+    "$python" -m data_tools synth --out "$1" --split "$2" --seed "$3" --samples "$4" \
+        --shard-size 250 --workers "$(nproc)"
 }
+
+has_gpu() { "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; }
 
 # The first of BASE, BASE-2, BASE-3, ... that does not exist.
 fresh_folder() {

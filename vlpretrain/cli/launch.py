@@ -6,6 +6,7 @@ DeepSpeed's launcher, which starts this module again for every rank, and waits f
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -18,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+import psutil
+
 from vlpretrain.cli import failure
 from vlpretrain.cli.arguments import LaunchOptions, read_launch_options, read_run_config
 from vlpretrain.config.check import check
@@ -25,6 +28,8 @@ from vlpretrain.errors import UserError
 
 # The launcher's process id, for its ranks: a rank does not outlive it.
 LAUNCHER_PID = "VLPRETRAIN_LAUNCHER_PID"
+
+INTERRUPTED_CODE = 128 + signal.SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,8 +50,7 @@ def launch(arguments: Sequence[str]) -> int:
     ranks = rank_environment(os.environ)
     if ranks is not None:
         os.environ.update(ranks)
-        run_rank(options.rest)
-        return 0
+        return run_rank(options.rest)
     config = read_run_config(options.rest, prog="vlpretrain pretrain")
     if options.hostfile:
         check(config)
@@ -85,20 +89,22 @@ def rank_environment(env: Mapping[str, str]) -> dict[str, str] | None:
 # --- a rank ---------------------------------------------------------------------------------------
 
 
-def run_rank(arguments: Sequence[str]) -> None:
+def run_rank(arguments: Sequence[str]) -> int:
     """Trains in this process. After a failure the process ends here, whatever threads it has."""
     if LAUNCHER_PID in os.environ:
         _follow(int(os.environ[LAUNCHER_PID]))
     try:
         from vlpretrain.cli.pretrain import pretrain
 
-        pretrain(read_run_config(arguments, prog="vlpretrain pretrain"))
+        return pretrain(read_run_config(arguments, prog="vlpretrain pretrain"))
     except Exception as error:
         code = failure.report_of_rank(error, rank=_own_rank(os.environ))
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # Not sys.exit: a communication thread that waits for another rank would hold it up.
-        os._exit(code)
+    except KeyboardInterrupt:
+        code = INTERRUPTED_CODE
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: a communication thread that waits for another rank would hold it up.
+    os._exit(code)
 
 
 def _own_rank(env: Mapping[str, str]) -> int:
@@ -139,13 +145,18 @@ def start(command: Sequence[str], environment: Mapping[str, str]) -> int:
 
 
 def _run_to_the_end(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Runs a command, passing SIGTERM and SIGINT on to all that it started."""
-    process = subprocess.Popen(command, env=dict(environment))
+    """Runs a command; SIGINT and SIGTERM reach the ranks alone, which save and stop.
 
-    def stop(signum: int, frame: FrameType | None) -> None:
-        _terminate_tree(process.pid)
+    In a session of its own, because DeepSpeed's launcher answers Ctrl-C by ending the ranks.
+    """
+    process = subprocess.Popen(command, env=dict(environment), start_new_session=True)
 
-    former = {kind: signal.signal(kind, stop) for kind in (signal.SIGTERM, signal.SIGINT)}
+    def pass_on(signum: int, frame: FrameType | None) -> None:
+        for receiver in _ranks_below(process.pid) or _tree_of(process.pid):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                receiver.send_signal(signum)
+
+    former = {kind: signal.signal(kind, pass_on) for kind in (signal.SIGTERM, signal.SIGINT)}
     try:
         code = process.wait()
     finally:
@@ -154,19 +165,20 @@ def _run_to_the_end(command: Sequence[str], environment: Mapping[str, str]) -> i
     return code if code >= 0 else 128 - code
 
 
-def _terminate_tree(pid: int) -> None:
-    import psutil
+def _ranks_below(runner: int) -> list[psutil.Process]:
+    """DeepSpeed's runner starts a launcher, and that the ranks."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [
+            rank for launcher in psutil.Process(runner).children() for rank in launcher.children()
+        ]
+    return []
 
-    try:
+
+def _tree_of(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
         parent = psutil.Process(pid)
-        processes = [*parent.children(recursive=True), parent]
-    except psutil.NoSuchProcess:
-        return
-    for process in processes:
-        try:
-            process.terminate()
-        except psutil.NoSuchProcess:
-            continue
+        return [*parent.children(recursive=True), parent]
+    return []
 
 
 def _one_machine(options: LaunchOptions, processes: int) -> list[str]:

@@ -1,0 +1,136 @@
+"""What a rank does in a pretraining run, top-down."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from vlpretrain.build import (
+    build_evaluator,
+    build_loader,
+    build_task,
+    build_tokeniser,
+    checkpoint_activations,
+    compile_task,
+    count_steps,
+    open_sources,
+    save_model,
+)
+from vlpretrain.cli.summary import summarise
+from vlpretrain.config.check import check
+from vlpretrain.config.dump import dump_yaml
+from vlpretrain.config.schema import RunConfig
+from vlpretrain.data.shards import Source
+from vlpretrain.data.tokenise import Tokeniser, load_tokeniser
+from vlpretrain.distributed import is_main, rank, world_size
+from vlpretrain.engine import (
+    RunFolder,
+    TrainResult,
+    export,
+    join_processes,
+    list_checkpoints,
+    resume,
+    start_engine,
+    train,
+)
+from vlpretrain.engine.checkpoint import choose_checkpoint, on_main
+from vlpretrain.report import write_report
+
+Answer = TypeVar("Answer")
+
+
+def pretrain(config: RunConfig) -> int:
+    """A run from its start, or from its newest checkpoint, to its export and its report.
+
+    Every rank calls this. Returns the exit code: 130 after Ctrl-C, else 0.
+    """
+    join_processes()
+    run = open_run(config)
+    sources = main_first(lambda: open_sources(config.data.train, config.data))
+    tokeniser = prepare_tokeniser(config, sources, run)
+    loader = build_loader(config, sources, tokeniser, rank(), world_size())
+    evaluator = build_evaluator(config, tokeniser)
+    task = build_task(config, tokeniser)
+    summary = summarise(config, sources, loader, task)
+    on_main(lambda: summary.write(run.path / "summary.json"))
+    run.say(summary.lines())
+    engine = start_engine(
+        task,
+        config,
+        count_steps(config.train, loader.samples_per_epoch),
+        prepare=checkpoint_activations if config.train.checkpoint_activations else None,
+        compile=compile_task if config.train.compile else None,
+    )
+    progress = resume(engine, run, config)
+    result = train(engine, loader, evaluator, run, config, progress, chance=summary.chance)
+    if not result.stopped_by:
+        export(engine, run.path / "export", partial(save_model, task, tokenizer_folder(run.path)))
+    run.close()
+    finish(run, result)
+    return 128 + signal.SIGINT if result.stopped_by == signal.SIGINT else 0
+
+
+def open_run(config: RunConfig) -> RunFolder:
+    """The run's folder, once the configuration is known to fit the ranks and the folder."""
+    check(config, world_size())
+    if config.checkpoint.resume == "never":
+        on_main(lambda: choose_checkpoint(Path(config.out) / "checkpoints", "never"))
+    return RunFolder(config.out, dump_yaml(config), tensorboard=config.log.tensorboard)
+
+
+def main_first(action: Callable[[], Answer]) -> Answer:
+    """Rank 0 does it before the others, who then find what it left on the disk."""
+    done: list[Answer] = []
+    on_main(lambda: done.append(action()))
+    return done[0] if is_main() else action()
+
+
+def tokenizer_folder(run_folder: Path) -> Path:
+    return run_folder / "tokenizer"
+
+
+def prepare_tokeniser(config: RunConfig, sources: Sequence[Source], run: RunFolder) -> Tokeniser:
+    """The run's tokenizer, made by rank 0 and kept with the run."""
+    folder = tokenizer_folder(run.path)
+
+    def prepare() -> None:
+        kept = kept_tokenizer(config, run)
+        if kept != folder:
+            tokeniser = load_tokeniser(kept) if kept else build_tokeniser(config, sources)
+            tokeniser.save(folder)
+
+    on_main(prepare)
+    return load_tokeniser(folder)
+
+
+def kept_tokenizer(config: RunConfig, run: RunFolder) -> Path | None:
+    """The tokenizer of the run that is gone on with: its checkpoints know no other ids."""
+    if config.checkpoint.resume == "auto":
+        owner = run.path if list_checkpoints(run.checkpoints) else None
+    else:
+        owner = Path(config.checkpoint.resume).parent.parent
+    if owner is None or not tokenizer_folder(owner).is_dir():
+        return None
+    return tokenizer_folder(owner)
+
+
+def finish(run: RunFolder, result: TrainResult) -> None:
+    """Writes the report and says what there is to look at."""
+    if not is_main():
+        return
+    report = write_report(run.path) if run.metrics.exists() else None
+    if result.stopped_by:
+        run.say(f"stopped after step {result.step}; the same command goes on from there")
+        return
+    exported = run.path / "export"
+    run.say(
+        [
+            f"done after {result.step} steps; worth opening:",
+            f"  {report}  curves, reconstructions, best and worst pairs",
+            f"  {run.metrics}  every logged figure",
+            f"  {exported}  the model: VLModel.from_pretrained({str(exported)!r})",
+        ]
+    )

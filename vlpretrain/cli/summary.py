@@ -1,0 +1,81 @@
+"""What a run is about to do: printed at its start, kept in summary.json, shown in the report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vlpretrain.build import chance_levels, count_steps
+from vlpretrain.config.schema import RunConfig
+from vlpretrain.data.loader import Loader
+from vlpretrain.data.shards import Source
+from vlpretrain.distributed import world_size
+from vlpretrain.models.vlmodel import parameter_counts
+from vlpretrain.objectives.pretrain import PretrainTask
+
+# Samples that the mean colour is taken of.
+CHANCE_SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The content of summary.json; levels of chance are by the name of the metric."""
+
+    command: list[str]
+    data: dict[str, Any]
+    parameters: dict[str, int]
+    vocab_size: int
+    chance: dict[str, float]
+    total_steps: int
+
+    def lines(self) -> list[str]:
+        """For the screen."""
+        millions = {part: f"{count / 1e6:.1f}M" for part, count in self.parameters.items()}
+        return [
+            f"data: {self.data['samples']:,} samples in {self.data['shards']:,} shards",
+            "model: " + ", ".join(f"{part} {size}" for part, size in millions.items()),
+            f"run: {self.total_steps:,} steps on {world_size()} "
+            f"process{'es' if world_size() > 1 else ''}, into {self.data['run_folder']}",
+        ]
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+
+def summarise(
+    config: RunConfig, sources: Sequence[Source], loader: Loader, task: PretrainTask
+) -> Summary:
+    """Reads a few samples for the levels of chance, the same on every rank."""
+    samples = min(CHANCE_SAMPLES, loader.samples_per_epoch)
+    batch, _ = loader.maker.make(0, samples)
+    parameters = parameter_counts(task.model)
+    heads = sum(parameter.numel() for parameter in task.objectives.parameters())
+    return Summary(
+        command=["./launch.sh", "pretrain", *sys.argv[2:]],
+        data={
+            "run_folder": config.out,
+            "samples": loader.samples_per_epoch,
+            "shards": sum(len(source.shards) for source in sources),
+            "steps_per_epoch": round(loader.samples_per_epoch / config.train.global_batch, 2),
+            "sources": [describe_source(source) for source in sources],
+        },
+        parameters={**parameters, "objectives": heads},
+        vocab_size=task.model.text.vocab_size,
+        chance=chance_levels(config, task, batch),
+        total_steps=count_steps(config.train, loader.samples_per_epoch),
+    )
+
+
+def describe_source(source: Source) -> dict[str, Any]:
+    """A source's counts, and how many of its records the index could not use."""
+    return {
+        "source": source.spec,
+        "shards": len(source.shards),
+        "samples": int(source.sizes.sum()),
+        "gigabytes": round(sum(shard.file_size for shard in source.shards) / 1e9, 3),
+        "unusable": sum(len(shard.problems) for shard in source.shards),
+    }
