@@ -32,6 +32,7 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("stopped; nothing half-written is left", file=sys.stderr)
+        return 130  # as shells count a keyboard interrupt
     return 2
 
 

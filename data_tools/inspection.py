@@ -135,7 +135,7 @@ def _count_picture(data: bytes, counts: Counts) -> None:
                 counts.widths.append(picture.width)
                 counts.heights.append(picture.height)
     except Exception:  # Pillow's readers raise nearly anything on broken bytes
-        counts.formats["no picture"] += 1
+        counts.formats["not readable"] += 1
 
 
 def _tile(sample: Sample, image: bytes) -> Tile:

@@ -181,7 +181,7 @@ def _check_missing(report: MakeReport, images: Path, found: int, strict: bool) -
         problem = _named("pictures missing", report.missing)
         raise UserError(problem, where=str(images), fix=fix or "check --images")
     if not found:
-        raise UserError("no picture with a caption", fix="check the caption file and --split")
+        raise UserError("no picture with a caption", fix="check --captions, --split and --only")
 
 
 def _build(job: _Job) -> _Built:

@@ -18,7 +18,7 @@ def ordered_map(
 ) -> Iterator[Result]:
     """function(item) in the order of the items, with at most two items waiting for each worker.
 
-    One worker: in this process. The function must then be picklable only for more than one.
+    One worker works in this process; for more, function and items must be picklable.
     """
     if workers <= 1:
         yield from map(function, items)

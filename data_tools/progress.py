@@ -27,7 +27,15 @@ def tracked(items: Iterable[Item], what: str, total: int | None = None) -> Itera
         sys.stderr.write("\n")
 
 
+def say(line: str) -> None:
+    """Prints a line of output over the progress line, not behind it."""
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+    print(line, flush=True)
+
+
 def _show(what: str, done: int, total: int | None, seconds: float) -> None:
     of = f" of {total:,}" if total is not None else ""
-    sys.stderr.write(f"\r{what}: {done:,}{of}, {done / max(seconds, 1e-9):,.0f}/s   ")
+    sys.stderr.write(f"\r{what}: {done:,}{of}, {done / max(seconds, 1e-9):,.4g}/s   ")
     sys.stderr.flush()

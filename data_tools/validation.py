@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.parallel import ordered_map
-from data_tools.progress import tracked
+from data_tools.progress import say, tracked
 from data_tools.reading import open_shards, read_rows, shard_problems
 from vlpretrain.config.schema import DataConfig
 from vlpretrain.data.decode import Box, DecodeError, decode_crop
@@ -38,8 +38,8 @@ def validate_shards(spec: str, workers: int = 1) -> int:
     count = 0
     for problem in find_problems(spec, workers):
         count += 1
-        print(f"{problem.shard}: {problem.key or '-'}: {problem.reason:.{REASON_LENGTH}}")
-    print(f"{count:,} problems" if count else "no problem found")
+        say(f"{problem.shard}: {problem.key or '-'}: {problem.reason:.{REASON_LENGTH}}")
+    say(f"{count:,} problems" if count else "no problem found")
     return 1 if count else 0
 
 
