@@ -11,6 +11,7 @@ from vlpretrain.config.schema import DataConfig
 from vlpretrain.data.order import SampleOrder
 from vlpretrain.data.reader import ShardReader
 from vlpretrain.data.shards import Source, open_source
+from vlpretrain.errors import UserError
 from vlpretrain.types import Position
 
 
@@ -75,7 +76,9 @@ def test_a_shard_that_changed_since_it_was_indexed_is_told(tmp_path: Path) -> No
     path = tmp_path / "0.tar"
     with path.open("r+b") as file:
         file.truncate(1024)
-    with pytest.raises(OSError, match=r"0\.tar: 1024 bytes, but \d+ when it was indexed"):
+    with pytest.raises(
+        UserError, match=r"0\.tar: the shard has changed: 1024 bytes, but \d+ when it was indexed"
+    ):
         reader.read(Position(0, 2, 0, 0, 2))
 
 
@@ -85,5 +88,12 @@ def test_a_shard_that_is_cut_while_it_is_read_is_told(tmp_path: Path) -> None:
     reader.read(Position(0, 0, 0, 0, 0))
     with (tmp_path / "0.tar").open("r+b") as file:
         file.truncate(1024)
-    with pytest.raises(OSError, match=r"0/k2: the shard is shorter"):
+    with pytest.raises(UserError, match="0/k2: the shard has changed: shorter"):
         reader.read(Position(0, 2, 0, 0, 2))
+
+
+def test_a_shard_that_is_gone_is_told(tmp_path: Path) -> None:
+    source = write_shards(tmp_path, num_shards=1, num_samples=3)
+    (tmp_path / "0.tar").unlink()
+    with pytest.raises(UserError, match=r"0\.tar: cannot be read: No such file"):
+        ShardReader([source]).read(Position(0, 0, 0, 0, 0))

@@ -3,8 +3,8 @@
 import io
 import os
 import tarfile
-import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -12,6 +12,7 @@ import pytest
 
 from vlpretrain.config.schema import DataConfig
 from vlpretrain.data import shards
+from vlpretrain.data.order import SampleOrder
 from vlpretrain.data.reader import ShardReader
 from vlpretrain.data.remote import ShardCache
 from vlpretrain.data.shards import open_source, resolve_shards
@@ -161,24 +162,29 @@ def test_the_cache_is_held_under_its_size(bucket: str, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_shards_are_fetched_ahead(bucket: str, tmp_path: Path) -> None:
+def test_shards_are_fetched_ahead_of_their_use(bucket: str, tmp_path: Path) -> None:
     source = open_source(bucket, DataConfig(cache_dir=str(tmp_path)))
     assert source.cache is not None
     places = [source.cache.place(shard.path) for shard in source.shards]
     for place in places:
         place.unlink()
-    ShardReader([source]).fetch_ahead([(0, 1), (0, 2)])
-    arrived = threading.Event()
-    for _ in range(200):
-        if places[1].exists() and places[2].exists():
-            break
-        arrived.wait(0.02)
-    assert [place.exists() for place in places] == [False, True, True]
+    order = SampleOrder([source.sizes.tolist()], seed=0, block=1)
+    reader = ShardReader([source], ahead=order.shards_ahead)
+    reader.read(order.locate(0, 1)[0])
+    soon = {shard for _, shard in order.shards_ahead(0, blocks=2)}
+    wait_until(lambda: {n for n, place in enumerate(places) if place.exists()} == soon)
+
+
+def wait_until(arrived: Callable[[], bool]) -> None:
+    end = time.monotonic() + 5
+    while not arrived():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_a_fetch_that_fails_leaves_nothing_half_written(bucket: str, tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, limit=1 << 20)
-    with pytest.raises(UserError, match=r"memory://bucket/9\.tar: cannot be read"):
+    with pytest.raises(UserError, match=r"memory://bucket/9\.tar: cannot be fetched"):
         cache.fetch(f"{bucket}/9.tar")
     assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == []
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from vlpretrain.data.index import ShardIndex
 from vlpretrain.data.shards import Source
+from vlpretrain.errors import UserError
 from vlpretrain.types import Position, RawSample
 
 _OPEN_SHARDS = 64
@@ -20,48 +22,50 @@ class ShardReader:
     Args:
         sources: as `Position.source` counts them.
         open_shards: files kept open; at least the shards of a shuffle block, of every source.
+        ahead: position -> the (source, shard) that are read from there on, as
+            SampleOrder.shards_ahead: so remote shards are fetched before they are needed.
     """
 
-    def __init__(self, sources: Sequence[Source], open_shards: int = _OPEN_SHARDS) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        open_shards: int = _OPEN_SHARDS,
+        ahead: Callable[[int], list[tuple[int, int]]] | None = None,
+    ) -> None:
         self.sources = sources
         self.open_shards = open_shards
+        self.ahead = ahead
         self._open: dict[tuple[int, int], _OpenShard] = {}
 
     def read(self, position: Position) -> RawSample:
         """The sample at a position, as bytes.
 
         Raises:
-            OSError: the shard cannot be read, or is no longer what was indexed.
-            UserError: a remote shard cannot be fetched.
+            UserError: the shard cannot be opened or fetched, or is not what was indexed.
+            OSError: the disk fails.
         """
-        place = position.source, position.shard
-        shard = self._open.get(place)
+        shard = self._open.get((position.source, position.shard))
         if shard is None:
-            shard = self._open_shard(place)
+            shard = self._open_shard(position)
         return shard.read(position.row)
-
-    def fetch_ahead(self, shards: Iterable[tuple[int, int]]) -> None:
-        """Has the remote ones of these (source, shard) fetched in the background."""
-        for source, shard in shards:
-            self.sources[source].fetch_ahead([shard])
 
     def close(self) -> None:
         self._open.clear()
 
-    def __getstate__(self) -> tuple[Sequence[Source], int]:
-        return self.sources, self.open_shards
+    def __getstate__(self) -> dict[str, Any]:
+        # Open files belong to a process.
+        return {**self.__dict__, "_open": {}}
 
-    def __setstate__(self, state: tuple[Sequence[Source], int]) -> None:
-        self.sources, self.open_shards = state
-        self._open = {}
-
-    def _open_shard(self, place: tuple[int, int]) -> _OpenShard:
-        source = self.sources[place[0]]
-        shard = _OpenShard(source.open_shard(place[1]), source.shards[place[1]])
-        self._open[place] = shard
+    def _open_shard(self, position: Position) -> _OpenShard:
+        source = self.sources[position.source]
+        shard = _OpenShard(source.open_shard(position.shard), source.shards[position.shard])
+        self._open[position.source, position.shard] = shard
         if len(self._open) > self.open_shards:
             # The longest open, not the least used: blocks pass by, so it is the one behind us.
             del self._open[next(iter(self._open))]
+        if self.ahead is not None and source.cache is not None:
+            for number, next_shard in self.ahead(position.position):
+                self.sources[number].fetch_ahead([next_shard])
         return shard
 
 
@@ -80,7 +84,7 @@ class _OpenShard:
         self.extension_M = index.part_extension_M.data
         size = os.fstat(descriptor).st_size
         if index.file_size not in (size, -1):
-            raise OSError(f"{self.path}: {size} bytes, but {index.file_size} when it was indexed")
+            raise _changed(self.path, f"{size} bytes, but {index.file_size} when it was indexed")
 
     def __del__(self) -> None:
         os.close(self.descriptor)
@@ -115,6 +119,14 @@ class _OpenShard:
         while len(content) < size:
             more = os.pread(self.descriptor, size - len(content), offset + len(content))
             if not more:
-                raise OSError(f"{self.path}: {key}: the shard is shorter than when it was indexed")
+                raise _changed(f"{self.path}/{key}", "shorter than when it was indexed")
             content += more
         return content
+
+
+def _changed(where: str, problem: str) -> UserError:
+    return UserError(
+        f"the shard has changed: {problem}",
+        where=where,
+        fix="start again: a changed shard is indexed anew",
+    )

@@ -56,15 +56,17 @@ def remote_file(url: str) -> RemoteFile:
 
 @contextmanager
 def readable_failure(url: str) -> Iterator[None]:
-    """Turns what a file system raises into a UserError that names the address."""
+    """Turns whatever a file system raises into a UserError that names the address."""
     try:
         yield
-    except (OSError, ValueError, ImportError, subprocess.CalledProcessError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # every fsspec driver has exceptions of its own
         reason = str(error) or type(error).__name__
         raise UserError(
-            f"cannot be read: {reason}",
+            f"cannot be fetched: {reason}",
             where=url,
-            fix="check the address, the network and the credentials of its file system",
+            fix="check the address, the network, the credentials, and the space in data.cache_dir",
         ) from error
 
 
@@ -83,6 +85,7 @@ class ShardCache:
         self.folder = folder
         self.limit = limit
         self._ahead: SimpleQueue[str] | None = None
+        self._queued: set[str] = set()
         self._owner = 0  # the process whose thread serves _ahead: threads do not survive a fork
 
     def __getstate__(self) -> tuple[Path, int]:
@@ -105,12 +108,13 @@ class ShardCache:
         """
         place = self.place(url)
         if not _touch(place):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(place.with_name(f".{place.name}.lock")):
-                # Another process may have fetched it while this one waited.
-                if not _touch(place):
-                    self._download(url, place)
-                    self._evict(keep=place)
+            with readable_failure(url):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with _locked(place.with_name(f".{place.name}.lock")):
+                    # Another process may have fetched it while this one waited.
+                    if not _touch(place):
+                        _download(url, place)
+                        self._evict(keep=place)
         return place
 
     def using(self, url: str, action: Callable[[str], _Result]) -> _Result:
@@ -136,31 +140,20 @@ class ShardCache:
     def fetch_ahead(self, urls: Iterable[str]) -> None:
         """Fetches addresses one after the other in a thread; a failure is left to `fetch`."""
         if self._ahead is None or self._owner != os.getpid():
-            self._ahead, self._owner = SimpleQueue(), os.getpid()
+            self._ahead, self._queued, self._owner = SimpleQueue(), set(), os.getpid()
             thread = threading.Thread(target=self._serve, args=(self._ahead,), daemon=True)
             thread.start()
         for url in urls:
-            self._ahead.put(url)
+            if url not in self._queued:
+                self._queued.add(url)
+                self._ahead.put(url)
 
     def _serve(self, queue: SimpleQueue[str]) -> None:
         while True:
-            with suppress(UserError, OSError):
-                self.fetch(queue.get())
-
-    def _download(self, url: str, place: Path) -> None:
-        temporary = place.with_name(f".{place.name}.{os.getpid()}.part")
-        try:
-            with open(temporary, "wb") as target, readable_failure(url):
-                if url.startswith(PIPE):
-                    # Reached only where the config's allow_unsafe names the danger.
-                    command = url.removeprefix(PIPE)
-                    subprocess.run(command, shell=True, check=True, stdout=target)
-                else:
-                    with fsspec.open(url, "rb") as source:
-                        shutil.copyfileobj(source, target, 1 << 20)
-            os.replace(temporary, place)
-        finally:
-            temporary.unlink(missing_ok=True)
+            url = queue.get()
+            with suppress(UserError):
+                self.fetch(url)
+            self._queued.discard(url)
 
     def _evict(self, keep: Path) -> None:
         copies = []
@@ -176,6 +169,22 @@ class ShardCache:
                 # A process that has it open goes on reading: the file itself lives until then.
                 path.unlink(missing_ok=True)
                 total -= size
+
+
+def _download(url: str, place: Path) -> None:
+    temporary = place.with_name(f".{place.name}.part")
+    try:
+        with open(temporary, "wb") as target:
+            if url.startswith(PIPE):
+                # Reached only where the config's allow_unsafe names the danger.
+                command = url.removeprefix(PIPE)
+                subprocess.run(command, shell=True, check=True, stdout=target)
+            else:
+                with fsspec.open(url, "rb") as source:
+                    shutil.copyfileobj(source, target, 1 << 20)
+        os.replace(temporary, place)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _touch(place: Path) -> bool:

@@ -62,13 +62,13 @@ class Source:
         """A file descriptor of the shard, fetched first if it is remote.
 
         Raises:
-            OSError: a local shard cannot be opened.
-            UserError: a remote shard cannot be fetched.
+            UserError: the shard cannot be opened or fetched.
         """
         path = self.shards[shard].path
         if self.cache is not None and is_remote(path):
             return self.cache.using(path, _open_for_reading)
-        return _open_for_reading(path)
+        with _readable([path]):
+            return _open_for_reading(path)
 
     def fetch_ahead(self, shards: Iterable[int]) -> None:
         """Has remote shards fetched in the background; nothing for local ones."""
@@ -149,7 +149,7 @@ def _tars_in(folder: str) -> list[str]:
 def _read_list(path: str, allow_unsafe: bool) -> list[str]:
     folder = os.path.dirname(os.path.abspath(path))
     shards: list[str] = []
-    for line in Path(path).read_text().splitlines():
+    for line in Path(path).read_text("utf-8", "surrogateescape").splitlines():
         entry = line.strip()
         if not entry or entry.startswith("#"):
             continue
