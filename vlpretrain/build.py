@@ -98,7 +98,8 @@ def build_batch_maker(
     config: RunConfig, sources: Sequence[Source], tokeniser: Tokeniser
 ) -> BatchMaker:
     order = build_order(sources, config.data, config.train.seed)
-    return BatchMaker(order, ShardReader(sources), tokeniser, sample_settings(config))
+    reader = ShardReader(sources, ahead=order.shards_ahead)
+    return BatchMaker(order, reader, tokeniser, sample_settings(config))
 
 
 def build_loader(
