@@ -97,7 +97,8 @@ class VisionTower(nn.Module):
             num_visible: visible blocks of a picture, where the caller knows; 0: counted on the
                 first picture, for which the host waits for a GPU.
         """
-        picture_BCHW = self.normalise(pixels_BCHW)
+        dtype = next(self.backbone.parameters()).dtype
+        picture_BCHW = self.normalise(pixels_BCHW).to(dtype)
         for module in self._switchable:
             module.fused_attn = not prefers_plain(self.training, pixels_BCHW.device)
         if block_hidden_BG is None:
@@ -114,10 +115,9 @@ class VisionTower(nn.Module):
         return replace(states, patch_index_BN=index_BV)
 
     def normalise(self, pixels_BCHW: Tensor) -> Tensor:
-        """uint8 pixels in the backbone's range and precision."""
+        """uint8 pixels in the backbone's range, float32: what MIM's targets are made of."""
         scale, shift = _affine(self.image_mean, self.image_std, pixels_BCHW.device)
-        dtype = next(self.backbone.parameters()).dtype
-        return torch.addcmul(shift, pixels_BCHW.float(), scale).to(dtype)
+        return torch.addcmul(shift, pixels_BCHW.float(), scale)
 
     def set_checkpointing(self, enabled: bool) -> None:
         """Recompute blocks in the backward pass instead of keeping their activations."""

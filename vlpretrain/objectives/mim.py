@@ -75,7 +75,7 @@ class MaskedImageModelling(Objective):
             self.decoder(states) if self.decoder else states.token_BND[:, states.num_prefix :]
         )
         predicted_BNCS = self.head(token_BND).float().unflatten(-1, (COLOURS, self.stride**2))
-        colour_BCHW = features.model.vision.normalise(batch.pixels_BCHW).float()
+        colour_BCHW = features.model.vision.normalise(batch.pixels_BCHW)
         target = Target(patchify(colour_BCHW, self.stride), self._hidden_pixels(batch))
         metrics = self._compare(predicted_BNCS, target, batch)
         picture_BCHW = None
