@@ -19,7 +19,7 @@ from vlpretrain.models.attention import prefers_plain
 from vlpretrain.models.backbones import HUB_ERRORS, OPEN_CLIP, create_open_clip
 from vlpretrain.models.blocks import compile_blocks
 from vlpretrain.models.spec import TextSpec
-from vlpretrain.models.weights import WeightReport
+from vlpretrain.models.weights import WeightReport, first_line
 
 # BERT's own: a table for shorter texts would save little and forbid longer ones later.
 _BERT_POSITIONS = 512
@@ -170,7 +170,7 @@ def _build_encoder(spec: TextSpec) -> tuple[Any, WeightReport | None]:
         return _named_encoder(spec)
     except HUB_ERRORS as error:
         raise UserError(
-            f"no text encoder {spec.name!r} could be had: {str(error).splitlines()[0]}",
+            f"no text encoder {spec.name!r} could be had: {first_line(error)}",
             where="model.text.name",
             fix='"bert", a folder that save_pretrained wrote, or a name of the hub',
         ) from error

@@ -60,7 +60,7 @@ def read_weights(path: str | Path) -> State:
         return _unnest(torch.load(file, map_location="cpu", weights_only=True), file)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise UserError(
-            f"cannot be read as weights: {str(error).splitlines()[0]}",
+            f"cannot be read as weights: {first_line(error)}",
             where=str(file),
             fix="a .safetensors file, or a torch file that holds tensors alone",
         ) from error
@@ -97,9 +97,14 @@ def load_weights(
         source=source,
         loaded=len(fitting),
         missing=tuple(k for k in own if k not in state),
-        unexpected=tuple(k for k in state if k not in own),
+        unexpected=tuple(sorted(k for k in state if k not in own)),
         mismatched=tuple(k for k in own if k in state and k not in fitting),
     )
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first; some libraries' go on for a page, some say nothing."""
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _weight_file(path: Path) -> Path:
