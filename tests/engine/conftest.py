@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from unittest import mock
 
 import pytest
-import torch
-
-from vlpretrain.engine import join_processes
+from engine_runs import as_one_rank
 
 
 @pytest.fixture(scope="package", autouse=True)
 def one_rank() -> Iterator[None]:
-    """A process group of one; what joining changes is put back for the other tests."""
-    threads = torch.get_num_threads()
-    with mock.patch.dict(os.environ):
-        join_processes()
+    with as_one_rank():
         yield
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from engine_toy import ToyLoader, ToyTask
@@ -22,7 +25,15 @@ from vlpretrain.config.schema import (
     TrainConfig,
 )
 from vlpretrain.distributed import world_size
-from vlpretrain.engine import Engine, RunFolder, TrainResult, resume, start_engine, train
+from vlpretrain.engine import (
+    Engine,
+    RunFolder,
+    TrainResult,
+    join_processes,
+    resume,
+    start_engine,
+    train,
+)
 
 BASE = RunConfig(
     train=TrainConfig(global_batch=8, precision="fp32"),
@@ -44,6 +55,17 @@ def config(
     changed = replace(BASE.train, precision=precision, micro_batch=micro_batch, ema=ema)  # type: ignore[arg-type]
     zero = DeepSpeedConfig(zero_stage=stage)  # type: ignore[arg-type]
     return replace(BASE, train=changed, deepspeed=zero, checkpoint=CheckpointConfig(every=every))
+
+
+@contextmanager
+def as_one_rank() -> Iterator[None]:
+    """A process group of one; what joining changes is put back for the other tests."""
+    threads = torch.get_num_threads()
+    with mock.patch.dict(os.environ):
+        join_processes()
+        yield
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,8 @@ class ToyTask(nn.Module):
             batch.progress > 0.3
         )
         mse = error_B.mean() * share
-        return StepOutput(itc + mse, {"loss/itc": itc.detach(), "loss/mse": mse.detach()})
+        poison = torch.where(batch.text_id_B.min() < 0, torch.nan, 0.0)
+        return StepOutput(itc + mse + poison, {"loss/itc": itc.detach(), "loss/mse": mse.detach()})
 
 
 def over_ranks(mine: Embeddings) -> GlobalEmbeddings:
@@ -129,8 +130,8 @@ def toy_batch(step: int, rows: int, poisoned: bool = False) -> Batch:
         image_present_B=present,
         text_present_B=present,
         image_id_B=torch.arange(rows),
-        text_id_B=torch.arange(rows),
-        counts=counts * (float("nan") if poisoned else 1),
+        text_id_B=torch.full((rows,), -1) if poisoned else torch.arange(rows),
+        counts=counts,
         mean_counts=counts,
         keys=tuple(f"s{step}/k{row}" for row in range(rows)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 from collections.abc import Callable
 from typing import Any
@@ -89,6 +90,7 @@ class Engine:
     def close(self) -> None:
         """Frees DeepSpeed's hooks and buffers; the weights of the task are gone with ZeRO-3."""
         self._engine.destroy()
+        gc.unfreeze()
 
 
 def start_engine(
@@ -134,6 +136,9 @@ def start_engine(
 def _initialize(task: nn.Module, settings: dict[str, Any], config: RunConfig) -> Any:
     import deepspeed  # takes seconds, so only here
 
+    # DeepSpeed collects garbage often while it starts; what the imports left need not be looked at.
+    gc.collect()
+    gc.freeze()
     sharded = config.deepspeed.zero_stage == 3
     close_outputs = open_outputs(task) if sharded else None
     # Its notes on start-up are printed, not logged.
