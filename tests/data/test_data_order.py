@@ -50,7 +50,7 @@ def test_every_sample_comes_exactly_once_an_epoch(
         assert set(places(positions)) == every_place(sizes)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 100), weighted=st.booleans())
 def test_a_slice_does_not_depend_on_what_was_asked_before(
     data: st.DataObject, seed: int, weighted: bool
@@ -115,7 +115,7 @@ weight_lists = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(weights=weight_lists)
 def test_every_prefix_holds_each_source_within_one_sample_of_its_share(
     weights: list[float],

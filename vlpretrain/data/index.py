@@ -247,7 +247,7 @@ class _Groups:
         self.report(lost, f"sample lost, {reason}" if lost else reason)
 
     def _drop_incomplete(self) -> None:
-        """Drops samples beside a damage that lack a part that every undamaged sample has."""
+        """Drops samples beside a damage that lack a part that undamaged samples have."""
         if not self.damaged:
             return
         if self.scattered:
