@@ -216,15 +216,16 @@ def _bert_config(spec: TextSpec) -> BertConfig:
 def _open_clip_encoder(spec: TextSpec) -> tuple[Any, WeightReport | None]:
     weights = "" if spec.weights == "random" else spec.weights
     model, report = create_open_clip(spec.name, weights)
-    if isinstance(model.text, HFTextEncoder):
-        return TransformersEncoder(model.text.transformer), report
-    if model.text.attn_mask is None or model.text.cls_emb is not None:
+    text: Any = model.text
+    if isinstance(text, HFTextEncoder):
+        return TransformersEncoder(text.transformer), report
+    if text.attn_mask is None or text.cls_emb is not None:
         raise UserError(
             f"the text tower of {spec.name!r} looks at its padding",
             where="model.text.name",
             fix="a causal one, such as open_clip:ViT-B-32, or a transformers encoder",
         )
-    return ClipTextEncoder(model.text), report
+    return ClipTextEncoder(text), report
 
 
 def _position_limit(config: PreTrainedConfig) -> int:
