@@ -32,13 +32,13 @@ def resize_centre_crop(pixels_CHW: Tensor, size: int) -> Tensor:
 
 
 def resize(pixels_CHW: Tensor, size: int) -> Tensor:
-    """uint8 pixels resized to [C, size, size], antialiased bicubic as Pillow's."""
+    """uint8 pixels resized to [C, size, size], antialiased bicubic as Pillow's; channels last."""
     if pixels_CHW.shape[-2:] == (size, size):
-        return pixels_CHW.contiguous()
+        return pixels_CHW
     # torch's vectorised uint8 kernel works on channels-last memory.
     batch_1CHW = pixels_CHW.unsqueeze(0).contiguous(memory_format=torch.channels_last)
     resized_1CHW = F.interpolate(batch_1CHW, size=(size, size), mode="bicubic", antialias=True)
-    return resized_1CHW[0].contiguous()
+    return resized_1CHW[0]
 
 
 def turn_upright(pixels_CHW: Tensor, orientation: int) -> Tensor:

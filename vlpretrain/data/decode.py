@@ -23,7 +23,14 @@ from vlpretrain.pixels import UPRIGHT, orientation_of, resize, rgb_pixels, turn_
 # Sequential formats with an honest header; Pillow's rarer ones have a long history of holes.
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
-EXIF_MARK = b"Exif\0\0"
+# A region decoded to just the crop's size is sharper than a resized one: on photos 2 grey levels
+# away on average at a margin of 1.0, 1.4 at 1.25, 0.7 at 1.6. Over random crops 1.25 stays under 1.
+SCALE_MARGIN = 1.25
+
+# JPEG segments (ITU T.81, B.2.4.6): application data APP0 .. APP15, of which APP1 has EXIF tags,
+# and comments.
+HEADER_SEGMENTS = frozenset((*range(0xE0, 0xF0), 0xFE))
+EXIF_SEGMENT, EXIF_MARK = 0xE1, b"Exif\0\0"
 
 
 class DecodeError(SampleError):
@@ -56,10 +63,10 @@ def decode_crop(
     fast: bool = True,
 ) -> Tensor:
     """The region that `choose_box(height, width)` names of the upright picture, as uint8 RGB
-    [C, size, size].
+    [C, size, size], in any memory order.
 
-    The region is the same for `fast` and exact decoding: its edges lie on the grid of the scale
-    that `fast` decodes at. Transparency lies over white; of an animation the first frame is taken.
+    `fast` decodes a JPEG at `jpeg_scale` and moves the region's edges by at most half that scale
+    (`snap`). Transparency lies over white; of an animation the first frame is taken.
 
     Raises:
         DecodeError: not a picture, cut short, or more than `max_pixels` by its header.
@@ -72,7 +79,7 @@ def decode_crop(
         box = _stored_box(choose_box, *header)
         try:
             region_CHW = _jpeg_region(data, header, box, size, fast)
-            return turn_upright(resize(region_CHW, size), header.orientation).contiguous()
+            return turn_upright(resize(region_CHW, size), header.orientation)
         except ValueError:
             # libjpeg's strict mode refuses stray bytes that Pillow reads past: Pillow judges.
             pass
@@ -80,9 +87,20 @@ def decode_crop(
 
 
 def jpeg_scale(box: Box, size: int) -> int:
-    """The largest of 8, 4, 2, 1 by which a region can shrink and still cover [size, size]."""
-    short = min(box.height, box.width)
-    return next((scale for scale in (8, 4, 2) if short >= scale * size), 1)
+    """The largest of 8, 4, 2, 1 by which a region can shrink and still cover [size, size] well."""
+    cover = min(box.height, box.width) / (SCALE_MARGIN * size)
+    return next((scale for scale in (8, 4, 2) if cover >= scale), 1)
+
+
+def snap(box: Box, height: int, width: int, scale: int) -> Box:
+    """The region with its edges on multiples of `scale`: on whole pixels of the scaled picture."""
+
+    def nearest(edge: int, end: int) -> int:
+        return min(round(edge / scale), end // scale) * scale
+
+    top, left = nearest(box.top, height), nearest(box.left, width)
+    bottom, right = nearest(box.top + box.height, height), nearest(box.left + box.width, width)
+    return Box(top, left, bottom - top, right - left)
 
 
 def _jpeg_header(data: bytes) -> JpegHeader | None:
@@ -99,17 +117,29 @@ def _jpeg_header(data: bytes) -> JpegHeader | None:
 
 
 def _jpeg_orientation(data: bytes) -> int:
-    """Reads the orientation without opening the picture; the APP1 segment leads the file."""
-    mark = data.find(EXIF_MARK, 0, 65536)
-    if mark < 4 or data[mark - 4 : mark - 2] != b"\xff\xe1":
+    """The orientation, read without opening the picture."""
+    block = _exif_block(data)
+    if not block:
         return 1
-    length = int.from_bytes(data[mark - 2 : mark], "big")
     exif = Image.Exif()
     try:
-        exif.load(data[mark : mark - 2 + length])
-        return orientation_of(exif)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of broken tags, which are no use to anybody here
+            exif.load(block)
+            return orientation_of(exif)
     except Exception:  # Pillow raises nearly anything on broken tags; the pixels are still good.
         return 1
+
+
+def _exif_block(data: bytes) -> bytes:
+    """The EXIF segment's content, or nothing; it is one of the segments before the tables."""
+    place = 2
+    while len(data) > place + 4 and data[place] == 0xFF and data[place + 1] in HEADER_SEGMENTS:
+        end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        if data[place + 1] == EXIF_SEGMENT and data.startswith(EXIF_MARK, place + 4):
+            return data[place + 4 : end]
+        place = end
+    return b""
 
 
 def _stored_box(
@@ -128,37 +158,24 @@ def _stored_box(
 
 
 def _jpeg_region(data: bytes, header: JpegHeader, box: Box, size: int, fast: bool) -> Tensor:
-    scale = jpeg_scale(box, size)
-    box = _snap(box, header, scale)
-    step = scale if fast else 1
+    scale = jpeg_scale(box, size) if fast else 1
+    box = snap(box, header.height, header.width, scale)
     pixels_HWC = simplejpeg.decode_jpeg(
         data,
         "RGB",
-        min_height=-(-header.height // step) if step > 1 else 0,
-        min_width=-(-header.width // step) if step > 1 else 0,
+        min_height=-(-header.height // scale) if scale > 1 else 0,
+        min_width=-(-header.width // scale) if scale > 1 else 0,
     )
-    rows = slice(box.top // step, -(-(box.top + box.height) // step))
-    columns = slice(box.left // step, -(-(box.left + box.width) // step))
+    rows = slice(box.top // scale, (box.top + box.height) // scale)
+    columns = slice(box.left // scale, (box.left + box.width) // scale)
     return torch.from_numpy(pixels_HWC[rows, columns]).permute(2, 0, 1)
-
-
-def _snap(box: Box, header: JpegHeader, scale: int) -> Box:
-    """The region with its edges moved to multiples of `scale`, or to the picture's end."""
-
-    def nearest(edge: int, end: int) -> int:
-        return min(round(edge / scale) * scale, end)
-
-    top, left = nearest(box.top, header.height), nearest(box.left, header.width)
-    bottom = nearest(box.top + box.height, header.height)
-    right = nearest(box.left + box.width, header.width)
-    return Box(top, left, bottom - top, right - left)
 
 
 def _decode_with_pillow(
     data: bytes, size: int, choose_box: Callable[[int, int], Box], max_pixels: int
 ) -> Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a reason is raised or the picture is good
+        warnings.simplefilter("ignore")  # a reason is raised, or the picture is good
         try:
             with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
                 _check_size(picture.height, picture.width, max_pixels)
@@ -172,7 +189,7 @@ def _decode_with_pillow(
             raise DecodeError(
                 f"picture can't be decoded: {error or type(error).__name__}"
             ) from error
-    return turn_upright(resize(region_CHW, size), orientation).contiguous()
+    return turn_upright(resize(region_CHW, size), orientation)
 
 
 def _check_size(height: int, width: int, max_pixels: int) -> None:

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from vlpretrain.data.decode import Box, decode_crop
+from vlpretrain.data.decode import Box, decode_crop, jpeg_scale, snap
 from vlpretrain.data.keyed import generator, stable_hash
 from vlpretrain.data.masking import hide_blocks
 from vlpretrain.data.sample import SampleError
@@ -141,7 +141,9 @@ def _crop_pixels(
     def choose_box(height: int, width: int) -> Box:
         if settings.crop == "centre":
             return centre_box(height, width)
-        return random_box(height, width, settings.crop_area, random)
+        box = random_box(height, width, settings.crop_area, random)
+        # On the grid of scaled decoding, so that fast and exact decoding give the same region.
+        return snap(box, height, width, jpeg_scale(box, settings.image_size))
 
     pixels_CHW = decode_crop(
         image,
