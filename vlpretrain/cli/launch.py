@@ -199,7 +199,7 @@ def _several_machines(options: LaunchOptions) -> list[str]:
 
 def _deepspeed(where: list[str], arguments: list[str]) -> list[str]:
     runner = [sys.executable, "-m", "deepspeed.launcher.runner", *where]
-    module = ["--no_local_rank", "--quiet", "--module", "vlpretrain.cli.launch"]
+    module = ["--no_local_rank", "--log_level", "critical", "--module", "vlpretrain.cli.launch"]
     return [*runner, *module, "pretrain", *arguments]
 
 

@@ -48,8 +48,9 @@ def pretrain(config: RunConfig) -> int:
     Every rank calls this. Returns the exit code: 130 after Ctrl-C, else 0.
     """
     join_processes()
-    run = open_run(config)
+    check(config, world_size())
     sources = main_first(lambda: open_sources(config.data.train, config.data))
+    run = open_run(config)
     tokeniser = prepare_tokeniser(config, sources, run)
     loader = build_loader(config, sources, tokeniser, rank(), world_size())
     evaluator = build_evaluator(config, tokeniser)
@@ -74,8 +75,7 @@ def pretrain(config: RunConfig) -> int:
 
 
 def open_run(config: RunConfig) -> RunFolder:
-    """The run's folder, once the configuration is known to fit the ranks and the folder."""
-    check(config, world_size())
+    """The run's folder; with resume "never" only where it has no checkpoint yet."""
     if config.checkpoint.resume == "never":
         on_main(lambda: choose_checkpoint(Path(config.out) / "checkpoints", "never"))
     return RunFolder(config.out, dump_yaml(config), tensorboard=config.log.tensorboard)
