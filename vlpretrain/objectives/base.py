@@ -58,6 +58,8 @@ class JudgedPairs:
     logit_P2: Tensor
     match_P: Tensor  # bool
     weight_P: Tensor
+    text_row_P: Tensor
+    image_row_P: Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,10 @@ class ImageTextMatching(Objective):
         loss = (loss_P * weight_P).sum() / count
         right_P = logit_P2.detach().argmax(-1) == match_P
         metrics = {"loss/itm": loss.detach(), "itm/accuracy": (right_P * weight_P).sum() / count}
-        return ObjectiveOutput(loss, metrics, JudgedPairs(logit_P2.detach(), match_P, weight_P))
+        judged = JudgedPairs(
+            logit_P2.detach(), match_P, weight_P, request.text_row_P, request.image_row_P
+        )
+        return ObjectiveOutput(loss, metrics, judged)
 
 
 def _window(rows: GlobalEmbeddings, first: int, size: int) -> GlobalEmbeddings:

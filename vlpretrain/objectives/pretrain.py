@@ -126,9 +126,9 @@ class PretrainTask(nn.Module):
         return {name: weight for name, weight in weights.items() if weight != 0}
 
     def _needs(self, names: frozenset[str]) -> frozenset[Need]:
-        return frozenset().union(*(self._objective(name).needs for name in names))
+        return frozenset().union(*(self.objective(name).needs for name in names))
 
-    def _objective(self, name: str) -> Objective:
+    def objective(self, name: str) -> Objective:
         objective = self.objectives[name]
         assert isinstance(objective, Objective)
         return objective
@@ -184,7 +184,7 @@ class PretrainTask(nn.Module):
         self, features: Features, batch: Batch, names: list[str]
     ) -> dict[str, ObjectiveOutput]:
         """Every objective once, after one fusion call for all of them."""
-        wanted = {name: self._objective(name).request(features, batch) for name in names}
+        wanted = {name: self.objective(name).request(features, batch) for name in names}
         requests = {name: request for name, request in wanted.items() if request is not None}
         fused: dict[str, Tensor] = {}
         if requests:
