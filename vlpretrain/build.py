@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from vlpretrain.config.schema import (
     RunConfig,
     TrainConfig,
 )
-from vlpretrain.data.loader import BatchMaker, Loader, LoaderSettings
+from vlpretrain.data.loader import BatchMaker, Loader, LoaderSettings, evaluation_batches
 from vlpretrain.data.order import SampleOrder
 from vlpretrain.data.reader import ShardReader
 from vlpretrain.data.sample import SampleError, parse_sample
@@ -44,7 +45,8 @@ from vlpretrain.objectives.mim import (
 )
 from vlpretrain.objectives.pretrain import PretrainTask
 from vlpretrain.objectives.table import create_pretrain_task
-from vlpretrain.types import Batch, Evaluator
+from vlpretrain.tasks.pretrain_evaluator import PretrainEvaluator
+from vlpretrain.types import Batch
 
 # Samples whose captions a tokenizer is trained on: a vocabulary changes little beyond.
 TOKENIZER_SAMPLES = 100_000
@@ -120,11 +122,24 @@ def build_loader(
     return Loader(build_batch_maker(config, sources, tokeniser), settings, rank, world_size)
 
 
-def build_evaluator(config: RunConfig, tokeniser: Tokeniser) -> Evaluator | None:
+def build_evaluator(config: RunConfig, tokeniser: Tokeniser) -> PretrainEvaluator | None:
     """The look at data.val; None where there is none."""
     if not config.data.val:
         return None
-    raise NotImplementedError
+    batches = HeldOut(config, open_sources(config.data.val, config.data), tokeniser)
+    return PretrainEvaluator(batches, tokeniser.decode)
+
+
+class HeldOut:
+    """The batches of the first held-out samples, the same each time they are gone through."""
+
+    def __init__(self, config: RunConfig, sources: Sequence[Source], tokeniser: Tokeniser) -> None:
+        in_order = replace(config.data, weights=(), shuffle=False)
+        self.maker = build_batch_maker(replace(config, data=in_order), sources, tokeniser)
+        self.samples, self.batch = config.evaluation.samples, config.evaluation.batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        return evaluation_batches(self.maker, samples=self.samples, batch=self.batch)
 
 
 def sample_settings(config: RunConfig) -> SampleSettings:
@@ -228,11 +243,16 @@ def chance_levels(config: RunConfig, task: PretrainTask, batch: Batch) -> dict[s
         "loss/itm": ITM_CHANCE_LOSS,
         "loss/itc": math.log(config.train.global_batch),
         "loss/mlm": math.log(task.model.text.vocab_size),
+        "val/itm_accuracy": 0.5,
     }
     if config.objectives.mim.weight and batch.image_present_B.any():
         levels["loss/mim"] = mean_colour_loss(config.objectives.mim, task.model.vision, batch)
     active = active_objectives(config.objectives)
-    return {name: level for name, level in levels.items() if name.split("/")[1] in active}
+    return {
+        name: level
+        for name, level in levels.items()
+        if any(name.split("/")[1].startswith(objective) for objective in active)
+    }
 
 
 def mean_colour_loss(mim: MimConfig, vision: VisionTower, batch: Batch) -> float:

@@ -53,6 +53,9 @@ class Tokeniser(Protocol):
     def encode(self, texts: Sequence[str], max_tokens: int | None = None) -> list[Encoded]:
         """Token ids of each text, cut to `max_tokens` with first and last special token kept."""
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The words of token ids, special tokens left out."""
+
     def save(self, folder: str | Path) -> None:
         """Writes what `load_tokeniser(folder)` opens."""
 
@@ -144,6 +147,9 @@ class FastTokeniser:
             for encoding in backend.encode_batch(list(texts))
         ]
 
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
     def save(self, folder: str | Path) -> None:
         self.tokenizer.backend_tokenizer.no_truncation()
         self.tokenizer.save_pretrained(str(folder))
@@ -174,6 +180,10 @@ class OpenClipTokeniser:
     def encode(self, texts: Sequence[str], max_tokens: int | None = None) -> list[Encoded]:
         longest = min(max_tokens or self.tokenizer.context_length, self.tokenizer.context_length)
         return [self._encode(text, longest) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        ordinary = [token for token in ids if token not in self.tokenizer.all_special_ids]
+        return str(self.tokenizer.decode(ordinary)).strip()
 
     def save(self, folder: str | Path) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
