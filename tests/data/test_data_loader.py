@@ -1,6 +1,7 @@
 """The same global batches at any number of ranks, workers and micro-batches."""
 
 import functools
+import gc
 import io
 import itertools
 
@@ -63,8 +64,11 @@ class MemoryReader:
 
 
 class FailingReader:
+    def __init__(self, error):
+        self.error = error
+
     def read(self, position):
-        raise RuntimeError(f"disk gone at row {position.row}")
+        raise self.error(f"disk gone at row {position.row}")
 
 
 @functools.cache
@@ -73,6 +77,14 @@ def jpeg(row):
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG")
     return buffer.getvalue()
+
+
+@pytest.fixture
+def quick_end(monkeypatch):
+    """Shortens torch's wait for the worker of an iterator that an exception's traceback holds."""
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    yield
+    gc.collect()
 
 
 def maker(samples=50, broken=(), settings=SETTINGS):
@@ -204,6 +216,7 @@ def test_too_many_skips_stop_the_run_with_the_first_reasons():
         list(loader.steps(0, 5))
 
 
+@pytest.mark.usefixtures("quick_end")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_search_for_a_substitute_ends(workers):
     loader = Loader(maker(broken=range(50)), LoaderSettings(10, workers=workers))
@@ -213,10 +226,22 @@ def test_the_search_for_a_substitute_ends(workers):
     assert "validate" in caught.value.fix
 
 
+def failing_loader(error):
+    failing = BatchMaker(ShuffledOrder(30), FailingReader(error), tokeniser(), SETTINGS)
+    return Loader(failing, LoaderSettings(10, workers=1))
+
+
+@pytest.mark.usefixtures("quick_end")
 def test_a_workers_exception_arrives_with_its_cause():
-    broken = BatchMaker(ShuffledOrder(30), FailingReader(), tokeniser(), SETTINGS)
     with pytest.raises(RuntimeError, match="disk gone at row"):
-        next(Loader(broken, LoaderSettings(10, workers=1)).steps(0, 1))
+        next(failing_loader(RuntimeError).steps(0, 1))
+
+
+@pytest.mark.usefixtures("quick_end")
+def test_a_shard_that_has_gone_is_said_without_a_traceback():
+    with pytest.raises(UserError, match="disk gone at row") as caught:
+        next(failing_loader(OSError).steps(0, 1))
+    assert "Traceback" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,14 @@ class BatchMaker:
         )
 
     def _row(self, position: Position) -> Row | Skip:
-        raw = self.reader.read(position)
+        try:
+            raw = self.reader.read(position)
+        except OSError as error:
+            raise UserError(
+                f"a shard can't be read: {error}",
+                where="data",
+                fix="check that the shards are where they were when the run started",
+            ) from error
         try:
             return prepare_row(parse_sample(raw), position.epoch, position.source, self.settings)
         except SampleError as error:
@@ -164,7 +171,8 @@ class Loader:
         batches = []
         for part in prepared:
             if part.error is not None:
-                raise part.error
+                # Anew: raising the one that `part` holds makes a cycle that keeps workers alive.
+                raise UserError(part.error.problem, where=part.error.where, fix=part.error.fix)
             assert part.batch is not None
             batches.append(part.batch)
         skips = tuple(skip for part in prepared for skip in part.skips)
