@@ -1,13 +1,24 @@
 """Rows that travel between ranks, and their gradients back."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from tiny_pretrain import make_batch, split, tiny_task
 
-from vlpretrain.distributed import ExchangePlan, exchange_rows, max_over_ranks, plan_exchanges
+from vlpretrain.config.schema import ItmConfig
+from vlpretrain.distributed import (
+    ExchangePlan,
+    all_mean,
+    exchange_rows,
+    max_over_ranks,
+    plan_exchanges,
+)
+from vlpretrain.objectives.pretrain import PretrainTask
+from vlpretrain.types import Batch
 
 RANKS, ROWS = 2, 3
 # For each rank two lists of wanted rows: own, foreign, repeated; the last asks one rank for all.
@@ -31,7 +42,7 @@ def check_rank(rank: int, init_file: str) -> None:
         assert torch.equal(exchange_rows(flag[own], plan), flag[list(wanted)])
     check_gradient(rank, plans[0])
     assert max_over_ranks(7 - rank, torch.device("cpu")) == 7
-    dist.destroy_process_group()
+    check_task(rank)
 
 
 def check_gradient(rank: int, plan: ExchangePlan) -> None:
@@ -47,8 +58,51 @@ def check_gradient(rank: int, plan: ExchangePlan) -> None:
     assert torch.equal(live.grad, expected)
 
 
+def check_task(rank: int) -> None:
+    """Two ranks of 4 rows have the loss and the gradients of one process with 8.
+
+    Negatives over all ranks, texts of other lengths on each rank.
+    """
+    task, whole, parts = matching_task(), *unequal_batches()
+    output = task(parts[rank])
+    output.loss.backward()
+    metrics = {name: all_mean(value) for name, value in output.metrics.items()}
+    averaged = {name: all_mean(p.grad) for name, p in task.named_parameters()}
+    dist.destroy_process_group()
+
+    alone = matching_task()
+    expected = alone(whole)
+    expected.loss.backward()
+    for name, value in expected.metrics.items():
+        torch.testing.assert_close(metrics[name], value, rtol=1e-5, atol=1e-6)
+    for name, parameter in alone.named_parameters():
+        torch.testing.assert_close(averaged[name], parameter.grad, rtol=2e-5, atol=2e-6)
+
+
+def matching_task() -> PretrainTask:
+    return tiny_task(itm=ItmConfig(negatives="global"))
+
+
+def unequal_batches() -> tuple[Batch, list[Batch]]:
+    """A batch of 8, and its halves; the second's texts end before the last column."""
+    whole = make_batch(8)
+    valid_BT = whole.text_valid_BT.clone()
+    valid_BT[4:, 5:] = False
+    whole = replace(whole, text_valid_BT=valid_BT)
+    first, second = split(whole, 2)
+    row_M, column_M = second.hidden_word_index_M // 7, second.hidden_word_index_M % 7
+    second = replace(
+        second,
+        text_BT=second.text_BT[:, :5],
+        text_valid_BT=second.text_valid_BT[:, :5],
+        masked_text_BT=second.masked_text_BT[:, :5],
+        hidden_word_index_M=row_M * 5 + column_M,
+    )
+    return whole, [first, second]
+
+
 @pytest.mark.distributed
-def test_two_ranks_get_the_rows_they_asked_for(tmp_path: Path) -> None:
+def test_two_ranks_exchange_rows_and_train_as_one(tmp_path: Path) -> None:
     mp.spawn(check_rank, args=(str(tmp_path / "store"),), nprocs=RANKS)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_pretrain import count, make_batch, off, tiny_task
+from tiny_pretrain import count, make_batch, off, split, tiny_task
 from torch import Tensor
 
 from vlpretrain.config.schema import ItcConfig, ItmConfig, MimConfig, MlmConfig, ScheduleConfig
@@ -30,29 +30,6 @@ def gradients(task: PretrainTask, loss: Tensor) -> dict[str, Tensor]:
     task.zero_grad(set_to_none=True)
     loss.backward()
     return {n: p.grad.clone() for n, p in task.named_parameters() if p.grad is not None}
-
-
-def split(batch: Batch, parts: int) -> list[Batch]:
-    """The batch's rows in `parts` micro-batches that know the global batch's mean counts."""
-    size, tokens = len(batch) // parts, batch.text_BT.shape[1]
-    pieces = []
-    for part in range(parts):
-        rows = slice(part * size, (part + 1) * size)
-        row_M = batch.hidden_word_index_M // tokens
-        mine_M = (row_M >= rows.start) & (row_M < rows.stop)
-        named = {
-            name: getattr(batch, name)[rows]
-            for name in Batch.__dataclass_fields__
-            if "_B" in name or name == "keys"
-        }
-        index_M = batch.hidden_word_index_M[mine_M] - rows.start * tokens
-        target_M = batch.hidden_word_target_M[mine_M]
-        pieces.append(
-            replace(batch, **named, hidden_word_index_M=index_M, hidden_word_target_M=target_M)
-        )
-    pieces = [count(piece) for piece in pieces]
-    mean_counts = torch.stack([piece.counts for piece in pieces]).mean(0)
-    return [replace(piece, mean_counts=mean_counts) for piece in pieces]
 
 
 def some_incomplete(batch: Batch) -> Batch:

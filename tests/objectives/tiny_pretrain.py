@@ -102,3 +102,26 @@ def count(batch: Batch) -> Batch:
     }
     counts = torch.stack([numbers[name] for name in COUNTS]).float()
     return replace(batch, counts=counts, mean_counts=counts)
+
+
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """The batch's rows in `parts` micro-batches that know the global batch's mean counts."""
+    size, tokens = len(batch) // parts, batch.text_BT.shape[1]
+    pieces = []
+    for part in range(parts):
+        rows = slice(part * size, (part + 1) * size)
+        row_M = batch.hidden_word_index_M // tokens
+        mine_M = (row_M >= rows.start) & (row_M < rows.stop)
+        named = {
+            name: getattr(batch, name)[rows]
+            for name in Batch.__dataclass_fields__
+            if "_B" in name or name == "keys"
+        }
+        index_M = batch.hidden_word_index_M[mine_M] - rows.start * tokens
+        target_M = batch.hidden_word_target_M[mine_M]
+        pieces.append(
+            replace(batch, **named, hidden_word_index_M=index_M, hidden_word_target_M=target_M)
+        )
+    pieces = [count(piece) for piece in pieces]
+    mean_counts = torch.stack([piece.counts for piece in pieces]).mean(0)
+    return [replace(piece, mean_counts=mean_counts) for piece in pieces]
