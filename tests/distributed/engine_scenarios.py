@@ -9,9 +9,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
 
+from engine_pretrain import PretrainLoader, tiny_pretraining
 from engine_runs import config, run_toy
 from engine_toy import ToyLoader, ToyTask
 
+from vlpretrain.config.schema import RunConfig
 from vlpretrain.distributed import is_main, rank, world_size
 from vlpretrain.engine import NonFiniteLoss, join_processes
 
@@ -20,21 +22,28 @@ STAGES = (0, 1, 2, 3)
 
 
 def every_division(folder: Path) -> Curves:
-    """20 losses by precision and ZeRO stage, and with each rank's share cut in two.
+    """20 losses of pretraining by precision and ZeRO stage, and of the toy task accumulated.
 
-    Without dropout, whose draws depend on how the batch is divided.
+    Without dropout, whose draws depend on how the batch is divided; so do the candidates for
+    negatives under accumulation, which is why the toy task stands for it.
     """
     curves: Curves = {}
-    whole = 8 // world_size()
+    rows = 8 // world_size()
     for precision in ("fp32", "bf16"):
         for stage in STAGES:
-            settings = config(stage, precision, whole, ema=0.9, every=10)
             name = f"{precision}-stage{stage}"
-            curves[name] = run_toy(folder / name, settings, 20, ToyTask(dropout=0.0)).losses
-        settings = config(2, precision, whole // 2)
-        name = f"{precision}-accumulated"
+            settings = config(stage, precision, rows, ema=0.9, every=10)
+            curves[name] = run_pretraining(folder / name, settings)
+    for parts in (1, 2, 4):
+        name = f"accumulated-{parts * world_size()}"
+        settings = config(2, "fp32", rows // parts)
         curves[name] = run_toy(folder / name, settings, 20, ToyTask(dropout=0.0)).losses
     return curves
+
+
+def run_pretraining(out: Path, settings: RunConfig) -> list[float]:
+    loader = PretrainLoader(settings.train.micro_batch, micro_steps=1)
+    return run_toy(out, settings, 20, tiny_pretraining(), loader).losses
 
 
 def resume_from(other: Path, folder: Path, stage: int) -> list[float]:
@@ -42,7 +51,7 @@ def resume_from(other: Path, folder: Path, stage: int) -> list[float]:
     settings = config(stage, micro_batch=8 // world_size(), ema=0.9)
     begun = str(other / f"fp32-stage{3 - stage}/checkpoints/step-10")
     settings = replace(settings, checkpoint=replace(settings.checkpoint, resume=begun))
-    return run_toy(folder / f"resumed-{stage}", settings, 20, ToyTask(dropout=0.0)).losses
+    return run_pretraining(folder / f"resumed-{stage}", settings)
 
 
 def stopped_by_one_rank(folder: Path) -> str:

@@ -23,9 +23,7 @@ from vlpretrain.engine.processes import free_port
 
 pytestmark = pytest.mark.distributed
 SCRIPT = Path(__file__).with_name("engine_scenarios.py")
-DIVISIONS = [
-    f"{p}-{d}" for p in ("fp32", "bf16") for d in ("accumulated", *map("stage{}".format, STAGES))
-]
+DIVISIONS = [f"{precision}-stage{stage}" for precision in ("fp32", "bf16") for stage in STAGES]
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,13 @@ def test_every_division_gives_one_curve(both: Both, division: str) -> None:
     assert len(expected) == 20
     assert both.one[division] == pytest.approx(expected, rel=tolerance)
     assert both.two[division] == pytest.approx(expected, rel=tolerance)
+
+
+def test_accumulation_gives_the_same_curve_as_processes(both: Both) -> None:
+    expected = both.one["accumulated-1"]
+    for curves in (both.one, both.two):
+        for name in (name for name in curves if name.startswith("accumulated")):
+            assert curves[name] == pytest.approx(expected, rel=1e-5), name
 
 
 @pytest.mark.parametrize("stage", STAGES)

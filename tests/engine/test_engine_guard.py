@@ -14,8 +14,7 @@ from engine_runs import config, run_toy
 from engine_toy import ToyLoader, ToyTask
 
 from vlpretrain.engine import NonFiniteLoss, list_checkpoints
-from vlpretrain.errors import UserError
-from vlpretrain.types import Batch, GlobalEmbeddings, Skip, StepData, StepOutput
+from vlpretrain.types import Batch, GlobalEmbeddings, StepData, StepOutput
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -64,15 +63,3 @@ def test_a_signal_ends_the_run_with_a_checkpoint_from_which_it_goes_on(tmp_path:
     resumed = run_toy(tmp_path / "stopped", config(), 6, loader=Interrupted(8, 1))
     assert resumed.result.stopped_by == 0
     assert resumed.losses == whole.losses
-
-
-class Spoilt(ToyLoader):
-    def steps(self, first: int, last: int) -> Iterator[StepData]:
-        for data in super().steps(first, last):
-            yield StepData(data.micro_batches, (Skip("a.tar", "k9", "truncated"),) * 4)
-
-
-def test_too_many_unusable_samples_stop_the_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="k9 in a.tar: truncated"):
-        run_toy(tmp_path, config(), 4, loader=Spoilt(8, 1))
-    assert len((tmp_path / "skipped.jsonl").read_text().splitlines()) == 4

@@ -21,15 +21,16 @@ def test_every_launcher_is_understood() -> None:
     assert launch_environment(launched) == {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
     slurm = {
         "SLURM_PROCID": "5",
-        "SLURM_NTASKS": "8",
-        "SLURM_NNODES": "2",
+        "SLURM_STEP_NUM_TASKS": "8",
+        "SLURM_STEP_NUM_NODES": "2",
         "SLURM_LOCALID": "1",
-        "SLURM_NODELIST": "gpu[03-04]",
+        "SLURM_STEP_NODELIST": "gpu[03-04]",
         "SLURM_JOB_ID": "77",
     }
     found = launch_environment(slurm)
     assert (found["RANK"], found["WORLD_SIZE"], found["LOCAL_RANK"]) == ("5", "8", "1")
     assert (found["LOCAL_WORLD_SIZE"], found["MASTER_ADDR"]) == ("4", "gpu03")
+    assert launch_environment({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"})["WORLD_SIZE"] == "1"
     assert launch_environment(slurm) == found  # every rank finds the same port
 
 

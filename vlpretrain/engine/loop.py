@@ -59,9 +59,9 @@ def train(
 
     Raises:
         NonFiniteLoss: on all ranks; nothing is saved from then on.
-        UserError: too many samples could not be used, or the disk is full.
+        UserError: the loader's, or the disk is full.
     """
-    training = _Training(engine, loader, evaluator, run, config, progress, chance or {})
+    training = _Training(engine, evaluator, run, config, progress, chance or {})
     with stop_on_signals() as stop:
         for data in loader.steps(progress.step, engine.total_steps):
             step, result = training.step, train_step(engine, data, training.step, config)
@@ -141,7 +141,6 @@ class _Training:
     def __init__(
         self,
         engine: Engine,
-        loader: TrainLoader,
         evaluator: Evaluator | None,
         run: RunFolder,
         config: RunConfig,
@@ -152,7 +151,7 @@ class _Training:
         self.stopping = 0  # the signal that ends the run
         self.meter = Meter(engine.device)
         self.guard = Guard(engine.device, run.path / "nonfinite.json")
-        self.skips = SkipCount(config.data.max_skipped, loader.samples_per_epoch, progress.skipped)
+        self.skips = SkipCount(progress.skipped)
         self._screen = Screen(progress, engine.total_steps, engine.split.global_batch, chance)
         self._engine, self._evaluator, self._run, self._config = engine, evaluator, run, config
 
@@ -175,7 +174,7 @@ class _Training:
 
     def _log(self) -> None:
         figures = self.meter.read()
-        self.skips.share(self._run, self.step, self._screen.samples_seen(self.step))
+        self.skips.share(self._run, self.step)
         rate = learning_rate(self.step - 1, self._engine.total_steps, self._config.optim)
         line = self._screen.line(self.step, figures, rate)
         self._run.log(line)

@@ -56,7 +56,8 @@ def launch_environment(env: dict[str, str]) -> dict[str, str]:
             "LOCAL_SIZE", env["WORLD_SIZE"]
         )
         return found
-    if int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in env:
+    # A batch script has SLURM_PROCID too, but is no rank: only a job step has this.
+    if int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in env:
         return slurm_environment(env)
     return {
         "RANK": "0",
@@ -70,13 +71,15 @@ def launch_environment(env: dict[str, str]) -> dict[str, str]:
 
 def slurm_environment(env: dict[str, str]) -> dict[str, str]:
     """The same, read from what srun sets. The port is a function of the job's number."""
-    nodes = int(env.get("SLURM_NNODES", "1"))
+    tasks = int(env["SLURM_STEP_NUM_TASKS"])
+    nodes = int(env.get("SLURM_STEP_NUM_NODES", "1"))
+    hosts = env.get("SLURM_STEP_NODELIST", "127.0.0.1")
     return {
         "RANK": env["SLURM_PROCID"],
-        "WORLD_SIZE": env["SLURM_NTASKS"],
+        "WORLD_SIZE": str(tasks),
         "LOCAL_RANK": env.get("SLURM_LOCALID", "0"),
-        "LOCAL_WORLD_SIZE": str(-(-int(env["SLURM_NTASKS"]) // nodes)),
-        "MASTER_ADDR": env.get("MASTER_ADDR") or first_host(env.get("SLURM_NODELIST", "127.0.0.1")),
+        "LOCAL_WORLD_SIZE": str(-(-tasks // nodes)),
+        "MASTER_ADDR": env.get("MASTER_ADDR") or first_host(hosts),
         "MASTER_PORT": env.get("MASTER_PORT")
         or str(20000 + int(env.get("SLURM_JOB_ID", "0")) % 20000),
     }
