@@ -100,8 +100,7 @@ def compare(
     torch.manual_seed(0)
     for parameter in reference.parameters():
         nn.init.normal_(parameter, std=0.1)
-    reference.eval()
-    tower = VisionTower(spec).eval()
+    tower = VisionTower(spec)
     objective = MaskedImageModelling(tower.width, tower.stride, spec.block, "l1", False)
     weights = dict(reference.named_parameters())
     with torch.no_grad():

@@ -13,7 +13,7 @@ import timm
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer as ClipVisionTransformer
-from timm.layers import PatchEmbed
+from timm.layers import DropPath, PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -81,6 +81,8 @@ def _timm_backbone(spec: VisionSpec) -> Backbone:
             where="vision.name",
             fix=_timm_fix(spec, from_hub),
         ) from error
+    if not spec.drop_path:
+        _drop_no_path(module)
     if from_hub:
         report = WeightReport(f"{spec.name} (timm hub)", len(module.state_dict()))
     else:
@@ -109,6 +111,13 @@ def _timm_sizes(spec: VisionSpec) -> dict[str, Any]:
     if known is not None and known.fixed_input_size:
         sizes["img_size"] = spec.image_size
     return sizes
+
+
+def _drop_no_path(module: nn.Module) -> None:
+    """Swin's own rate is 0.1, and not every model takes a rate of 0 as an argument."""
+    for layer in module.modules():
+        if isinstance(layer, DropPath):
+            layer.drop_prob = 0.0
 
 
 def _check_timm_name(name: str) -> None:
