@@ -1,5 +1,6 @@
 """The image tower: shapes, hidden patches, visible patches, refusals."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -166,3 +167,12 @@ def test_impossible_towers_are_refused_with_a_way_out(spec, message, fix):
     with pytest.raises(UserError, match=message) as error:
         VisionTower(spec)
     assert fix in error.value.fix
+
+
+def test_a_copy_of_a_tower_masks_with_its_own_token(pixels):
+    tower = tower_of(VIT)
+    before = tower(pixels, HIDDEN_BG).token_BND
+    copy = deepcopy(tower)
+    torch.nn.init.ones_(copy.mask_token)
+    torch.testing.assert_close(tower(pixels, HIDDEN_BG).token_BND, before)
+    assert not torch.allclose(copy(pixels, HIDDEN_BG).token_BND, before, atol=1e-2)

@@ -71,7 +71,6 @@ class PairLayout:
     pair_valid_PT: Tensor
     reads: RowLayout  # the positions that are read, as queries
     read_row_K: Tensor  # for every read position: which row of `rows` it is
-    read_pair_K: Tensor
     image_row_G: Tensor | None  # the picture of each group; None: group g meets picture g
 
 
@@ -105,7 +104,6 @@ def padded_layout(text_valid_RT: Tensor, pairs: FusionPairs) -> PairLayout:
         pair_valid_PT=text_valid_RT[pairs.text_row_P],
         reads=RowLayout(pair=read, image=read),
         read_row_K=pairs.read_index_K,
-        read_pair_K=pairs.read_index_K // length,
         image_row_G=pairs.image_row_P,
     )
 
@@ -135,7 +133,6 @@ def packed_layout(text_valid_RT: Tensor, pairs: FusionPairs, num_images: int) ->
             image=_stack(pairs.image_row_P[pairs.read_index_K // length], num_images),
         ),
         read_row_K=read_row_K,
-        read_pair_K=pairs.read_index_K // length,
         image_row_G=None,
     )
 
