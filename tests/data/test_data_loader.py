@@ -4,12 +4,14 @@ import functools
 import gc
 import io
 import itertools
+import tarfile
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from vlpretrain.config.schema import DataConfig
 from vlpretrain.data.keyed import generator
 from vlpretrain.data.loader import (
     BatchMaker,
@@ -18,6 +20,9 @@ from vlpretrain.data.loader import (
     evaluation_batches,
     num_micro_steps,
 )
+from vlpretrain.data.order import SampleOrder
+from vlpretrain.data.reader import ShardReader
+from vlpretrain.data.shards import open_source
 from vlpretrain.data.tokenise import train_wordpiece
 from vlpretrain.data.transforms import SampleSettings
 from vlpretrain.errors import UserError
@@ -258,6 +263,32 @@ def test_indivisible_batches_name_what_works(global_batch, micro_batch, world_si
         num_micro_steps(global_batch, micro_batch, world_size)
     assert advice in caught.value.fix
     assert str(global_batch) in caught.value.problem
+
+
+def write_shard(path, rows):
+    with tarfile.open(path, "w") as shard:
+        for row in rows:
+            for name, content in ((f"{row:04d}.jpg", jpeg(row)), (f"{row:04d}.txt", b"a ball")):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                shard.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_real_shards_are_read_once_an_epoch_and_alike_where_they_lie_elsewhere(tmp_path, workers):
+    def epoch(folder):
+        folder.mkdir()
+        for shard in range(3):
+            write_shard(folder / f"{shard}.tar", range(shard * 8, shard * 8 + 8))
+        source = open_source(str(folder), DataConfig())
+        order = SampleOrder([source.sizes.tolist()], seed=1, block=2)
+        reading = BatchMaker(order, ShardReader([source]), tokeniser(), SETTINGS)
+        steps = Loader(reading, LoaderSettings(8, micro_batch=4, workers=workers)).steps(0, 3)
+        return [row for data in steps for batch in data.micro_batches for row in rows_of(batch)]
+
+    rows, moved = epoch(tmp_path / "here"), epoch(tmp_path / "there")
+    assert sorted(row[0][-4:] for row in rows) == [f"{row:04d}" for row in range(24)]
+    assert [row[1:] for row in rows] == [row[1:] for row in moved]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
