@@ -118,8 +118,8 @@ def test_merged_fusion_equals_torch_s_encoder_layer(training):
     valid_RT = torch.arange(LENGTH) < torch.tensor([[5], [2]])
     row_P = torch.arange(2)
     pairs = FusionPairs(row_P, row_P, row_P * LENGTH)
-    words = text_RTD + fusion.body.joint.modality_2D[0]
-    patches = fusion.image_norm(image_RND) + fusion.body.joint.modality_2D[1]
+    words = text_RTD + fusion.body.joint.modality_embed_2D[0]
+    patches = fusion.image_norm(image_RND) + fusion.body.joint.modality_embed_2D[1]
     padding = torch.cat([~valid_RT, torch.zeros(2, 7, dtype=torch.bool)], dim=1)
     joint = theirs(torch.cat([words, patches], dim=1), src_key_padding_mask=padding)
     torch.testing.assert_close(

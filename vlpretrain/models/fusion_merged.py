@@ -43,13 +43,13 @@ class JointInput(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.modality_2D = nn.Parameter(torch.empty(2, width))
-        nn.init.trunc_normal_(self.modality_2D, std=INIT_DEVIATION)
+        self.modality_embed_2D = nn.Parameter(torch.empty(2, width))
+        nn.init.trunc_normal_(self.modality_embed_2D, std=INIT_DEVIATION)
 
     def forward(self, image_RND: Tensor, text_RTD: Tensor, pairs: FusionPairs) -> Tensor:
         """[P, T + N, D]."""
-        text_PTD = (text_RTD + self.modality_2D[0])[pairs.text_row_P]
-        image_PND = (image_RND + self.modality_2D[1])[pairs.image_row_P]
+        text_PTD = (text_RTD + self.modality_embed_2D[0])[pairs.text_row_P]
+        image_PND = (image_RND + self.modality_embed_2D[1])[pairs.image_row_P]
         return torch.cat([text_PTD, image_PND], dim=1)
 
 
