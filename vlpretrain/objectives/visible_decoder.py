@@ -58,6 +58,5 @@ class VisibleDecoder(nn.Module):
 
     def _positions(self, like: Tensor) -> Tensor:
         """Fixed sine-cosine positions [N, width]; made anew, as a buffer would be cast to bf16."""
-        return build_sincos2d_pos_embed(
-            list(self.grid), self.width, device=like.device, dtype=like.dtype
-        )
+        position_ND = build_sincos2d_pos_embed(list(self.grid), self.width, device=like.device)
+        return position_ND.to(like.dtype)
