@@ -117,11 +117,9 @@ def rows_of(batch):
 
 def global_batches(steps, world_size, **settings):
     """Global batches put together from every rank's share, row by row."""
-    loaders = [
-        Loader(maker(), LoaderSettings(48, **settings), rank, world_size)
-        for rank in range(world_size)
-    ]
-    shares = zip(*(loader.steps(*steps) for loader in loaders), strict=True)
+    settings = LoaderSettings(48, **settings)
+    ranks = [Loader(maker(), settings, rank, world_size) for rank in range(world_size)]
+    shares = zip(*[list(loader.steps(*steps)) for loader in ranks], strict=True)
     return [
         [
             row
@@ -145,11 +143,12 @@ def test_global_batches_do_not_depend_on_ranks_and_micro_batches(world_size, mic
     assert got == reference()
 
 
-@pytest.mark.parametrize(("world_size", "workers"), [(1, 1), (2, 1), (1, 4)])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("workers", [1, 4])
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_global_batches_do_not_depend_on_workers(world_size, workers):
-    got = global_batches((0, 5), world_size, workers=workers, micro_batch=4)
-    assert got == reference()
+    got = global_batches((1, 3), world_size, workers=workers, micro_batch=2)
+    assert got == reference()[1:3]
 
 
 def test_every_sample_comes_once_an_epoch_and_batches_run_over_its_end():
