@@ -53,7 +53,7 @@ def pretrain(config: RunConfig) -> int:
     run = open_run(config)
     tokeniser = prepare_tokeniser(config, sources, run)
     loader = build_loader(config, sources, tokeniser, rank(), world_size())
-    evaluator = build_evaluator(config, tokeniser)
+    evaluator = main_first(lambda: build_evaluator(config, tokeniser))
     task = build_task(config, tokeniser)
     summary = summarise(config, sources, loader, task)
     on_main(lambda: summary.write(run.path / "summary.json"))
