@@ -77,12 +77,12 @@ class Guard:
         step: int,
         losses: Sequence[Tensor],
         keys: Sequence[tuple[str, ...]],
-        step_was_skipped: bool,
+        gradient_finite: Tensor,
         stop: Stop,
     ) -> None:
         """Sends off this step's flags. All ranks call after every step."""
         finite_S = torch.stack([loss.detach().isfinite() for loss in losses])
-        bad = ~finite_S.all() | torch.full((), step_was_skipped, device=self._device)
+        bad = ~(finite_S.all() & gradient_finite)
         asked = torch.full((), stop.signal != 0, device=self._device)
         flags = torch.stack([bad, asked]).to(torch.float32)
         if world_size() > 1:

@@ -65,7 +65,9 @@ def train(
     with stop_on_signals() as stop:
         for data in loader.steps(progress.step, engine.total_steps):
             step, result = training.step, train_step(engine, data, training.step, config)
-            training.guard.watch(step, result.losses, result.keys, engine.step_was_skipped(), stop)
+            training.guard.watch(
+                step, result.losses, result.keys, engine.gradient_was_finite(), stop
+            )
             training.meter.add(result.metrics)
             training.skips.add(data.skips)
             training.after_step(stop)

@@ -37,6 +37,7 @@ class RunFolder:
     def __init__(self, path: str | Path, config_text: str, tensorboard: bool = True) -> None:
         self.path = Path(path)
         self._tensorboard: Any = None
+        self._wants_tensorboard = tensorboard
         if not is_main():
             return
         try:
@@ -47,10 +48,6 @@ class RunFolder:
             raise UserError(
                 f"can't be written: {error.strerror}", where=str(path), fix="choose another `out`"
             ) from error
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # takes a second
-
-            self._tensorboard = SummaryWriter(str(self.path / "tensorboard"))
 
     @property
     def checkpoints(self) -> Path:
@@ -76,10 +73,19 @@ class RunFolder:
             return
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(dict(figures)) + "\n")
-        if self._tensorboard is not None:
-            for name, value in figures.items():
-                if isinstance(value, float):
-                    self._tensorboard.add_scalar(name, value, figures["step"])
+        if self._wants_tensorboard:
+            self._log_to_tensorboard(figures)
+
+    def _log_to_tensorboard(self, figures: Mapping[str, float | int | str]) -> None:
+        if self._tensorboard is None:
+            from torch.utils.tensorboard import SummaryWriter  # takes a second
+
+            folder = str(self.path / "tensorboard")
+            # What an earlier start of the run logged from this step on is not shown.
+            self._tensorboard = SummaryWriter(folder, purge_step=int(figures["step"]))
+        for name, value in figures.items():
+            if isinstance(value, float):
+                self._tensorboard.add_scalar(name, value, figures["step"])
 
     def log_skips(self, step: int, skips: Sequence[Skip]) -> None:
         """Adds the samples of all ranks that could not be used to skipped.jsonl."""

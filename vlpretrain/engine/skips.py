@@ -1,4 +1,4 @@
-"""Samples that could not be used: counted over ranks and written down. The loader sets the limit."""
+"""Samples that could not be used, counted over ranks and written down. The loader has the limit."""
 
 from __future__ import annotations
 

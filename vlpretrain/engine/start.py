@@ -83,9 +83,11 @@ class Engine:
         norm = self._engine.get_global_grad_norm()
         return torch.as_tensor(norm, dtype=torch.float32, device=self.device)
 
-    def step_was_skipped(self) -> bool:
-        """True when DeepSpeed met a non-finite gradient and left the weights as they were."""
-        return not self._engine.was_step_applied()
+    def gradient_was_finite(self) -> Tensor:
+        """A bool on the device. DeepSpeed leaves out a step with a non-finite gradient."""
+        if self._clip is not None:
+            return self._grad_norm.isfinite()
+        return torch.full((), self._engine.was_step_applied(), device=self.device)
 
     def close(self) -> None:
         """Frees DeepSpeed's hooks and buffers; the weights of the task are gone with ZeRO-3."""
