@@ -75,11 +75,11 @@ class Batch:
     image_id_B: Tensor  # int64; equal for the same picture
     text_id_B: Tensor  # int64; equal for the same normalised caption
     counts: Tensor  # float32 [len(COUNTS)], what this micro-batch holds
-    # The mean of `counts` over all micro-batches and ranks of the global batch, set by the loop:
-    # a loss is its local sum over this, so the mean over micro-batches and ranks is the global mean.
+    # The mean of `counts` over all micro-batches and ranks of the global batch, set by the loop: a
+    # loss is its local sum over this, so the mean over micro-batches and ranks is the global mean.
     mean_counts: Tensor
     keys: tuple[str, ...]  # "shard/key" of each row, for messages
-    seed: int = 0  # (run seed, step, micro-step) as one number, equal on every rank; set by the loop
+    seed: int = 0  # (run seed, step, micro-step) as one, equal on every rank; set by the loop
     progress: float = 0.0  # share of the run that is done, 0 to 1; schedules read it
 
     def __len__(self) -> int:
@@ -189,4 +189,4 @@ class Evaluator(Protocol):
     """Looks at held-out samples. Every rank calls it; every rank gets the same figures."""
 
     def __call__(self, task: Any, folder: Path) -> dict[str, float]:
-        """Figures by name ("val/itm_accuracy", ...); may write pictures for the report to `folder`."""
+        """Figures by name ("val/itm_accuracy", ...); may write the report's pictures to `folder`."""
