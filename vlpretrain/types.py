@@ -189,4 +189,4 @@ class Evaluator(Protocol):
     """Looks at held-out samples. Every rank calls it; every rank gets the same figures."""
 
     def __call__(self, task: Any, folder: Path) -> dict[str, float]:
-        """Figures by name ("val/itm_accuracy", ...); may write the report's pictures to `folder`."""
+        """Figures by name ("val/itm_accuracy", ...); may write report pictures to `folder`."""
