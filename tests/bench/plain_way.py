@@ -29,7 +29,8 @@ TEMPERATURE = 0.07
 @dataclass(frozen=True)
 class Savings:
     """What is done better than the plain way; every one leaves the losses what they are, but for
-    `shared_image_pass`, which lets all objectives read the masked picture."""
+    `shared_image_pass`, which lets all objectives read the masked picture. `keys_once_an_image` is
+    within a fusion call, and so wants `joint_calls`."""
 
     shared_image_pass: bool = False
     keys_once_an_image: bool = False

@@ -18,17 +18,22 @@ from vlpretrain.types import Batch
 IGNORED = -100
 # Of FLAVA's picture tokens (DALL-E's codebook).
 CODEBOOK = 8192
-COCA_PUBLISHED_TOKENS = 76
+# Its pictures have half a side for patches of 16 px: one code stands for 8 x 8 of its pixels.
+CODE_SIDE = 8
+FLAVA_PUBLISHED_TOKENS = 77
+COCA_PUBLISHED_TOKENS, COCA_PUBLISHED_VOCABULARY = 76, 49408
 
 
 class Flava(nn.Module):
     """FLAVA (Singh et al. 2022): masked image, text and multimodal modelling, matching, contrast.
 
-    Its codebook's targets are given, not computed, which favours it. Captions are padded to the
-    longest of the batch, as its processor does.
+    Half of the pairs are called matching: FLAVA expects negatives within the batch, and works a
+    little less for them. Captions are padded to `num_tokens`; 0: to the longest of the batch.
+    `with_codebook`: the codes that it predicts are computed by its (frozen) codebook, as in its
+    training; otherwise they are given.
     """
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: Sizes, num_tokens: int = 0, with_codebook: bool = False) -> None:
         super().__init__()
         tower = {
             "hidden_size": sizes.width,
@@ -43,43 +48,44 @@ class Flava(nn.Module):
             multimodal_config=tower,
             hidden_size=sizes.width,
             projection_dim=sizes.embed_dim,
-            init_codebook=False,
+            init_codebook=with_codebook,
         )
-        self.sizes = sizes
+        self.sizes, self.num_tokens, self.with_codebook = sizes, num_tokens, with_codebook
         self.model = FlavaForPreTraining(config)
 
     def forward(self, batch: Batch) -> Tensor:
-        side, factor = (
-            self.sizes.image_size // self.sizes.block,
-            self.sizes.block // self.sizes.patch,
-        )
-        hidden = batch.block_hidden_BG.view(-1, side, side)
-        hidden = hidden.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-        word_labels_BT = torch.full_like(batch.text_BT, IGNORED)
-        word_labels_BT.view(-1)[batch.hidden_word_index_M] = batch.hidden_word_target_M
-        dtype = next(self.model.parameters()).dtype
+        target_BT = torch.full_like(batch.text_BT, IGNORED)
+        target_BT.view(-1)[batch.hidden_word_index_M] = batch.hidden_word_target_M
+        missing = max(0, self.num_tokens - batch.text_BT.shape[1])
+        pixels_BCHW = _normalised(batch.pixels_BCHW, next(self.model.parameters()).dtype)
         output = self.model(
-            input_ids=batch.text_BT,
-            input_ids_masked=batch.masked_text_BT,
-            attention_mask=batch.text_valid_BT.long(),
-            pixel_values=_normalised(batch.pixels_BCHW, dtype),
-            bool_masked_pos=hidden,
-            mim_labels=torch.randint(0, CODEBOOK, hidden.shape),
-            mlm_labels=word_labels_BT,
+            input_ids=F.pad(batch.text_BT, (0, missing), value=PAD),
+            input_ids_masked=F.pad(batch.masked_text_BT, (0, missing), value=PAD),
+            attention_mask=F.pad(batch.text_valid_BT.long(), (0, missing)),
+            pixel_values=pixels_BCHW,
+            bool_masked_pos=_hidden_patches(batch, self.sizes),
+            mlm_labels=F.pad(target_BT, (0, missing), value=IGNORED),
             itm_labels=torch.arange(len(batch)) % 2,
             return_loss=True,
+            **self._codes(pixels_BCHW),
         )
         return output.loss
+
+    def _codes(self, pixels_BCHW: Tensor) -> dict[str, Tensor]:
+        side = self.sizes.image_size // self.sizes.patch
+        if not self.with_codebook:
+            return {"mim_labels": torch.randint(0, CODEBOOK, (len(pixels_BCHW), side, side))}
+        return {"codebook_pixel_values": F.interpolate(pixels_BCHW, size=side * CODE_SIDE)}
 
 
 class Coca(nn.Module):
     """open_clip's CoCa (Yu et al. 2022): contrast and captioning, captions of a fixed length."""
 
-    def __init__(self, sizes: Sizes, num_tokens: int) -> None:
+    def __init__(self, sizes: Sizes, num_tokens: int, vocab_size: int) -> None:
         super().__init__()
         text = {
             "context_length": num_tokens,
-            "vocab_size": sizes.vocab_size,
+            "vocab_size": vocab_size,
             "width": sizes.width,
             "heads": sizes.heads,
             "layers": sizes.depth,
@@ -118,13 +124,24 @@ class Coca(nn.Module):
 
 def peers(sizes: Sizes) -> dict[str, Callable[[], nn.Module]]:
     """The builders, by the name in the table."""
+    tokens, words = COCA_PUBLISHED_TOKENS, COCA_PUBLISHED_VOCABULARY
     return {
-        "FLAVA (transformers)": lambda: Flava(sizes),
-        f"CoCa (open_clip), {sizes.max_tokens} tokens": lambda: Coca(sizes, sizes.max_tokens),
-        f"CoCa (open_clip), {COCA_PUBLISHED_TOKENS} tokens as published": lambda: Coca(
-            sizes, COCA_PUBLISHED_TOKENS
+        "FLAVA (transformers), captions trimmed, codes given": lambda: Flava(sizes),
+        f"FLAVA as published: {FLAVA_PUBLISHED_TOKENS} tokens, codes computed": lambda: Flava(
+            sizes, FLAVA_PUBLISHED_TOKENS, with_codebook=True
         ),
+        f"CoCa (open_clip), {sizes.max_tokens} tokens, same vocabulary": lambda: Coca(
+            sizes, sizes.max_tokens, sizes.vocab_size
+        ),
+        f"CoCa as published: {tokens} tokens, {words:,} words": lambda: Coca(sizes, tokens, words),
     }
+
+
+def _hidden_patches(batch: Batch, sizes: Sizes) -> Tensor:
+    """bool [B, rows, columns]."""
+    side, factor = sizes.image_size // sizes.block, sizes.block // sizes.patch
+    hidden = batch.block_hidden_BG.view(-1, side, side)
+    return hidden.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
 
 
 def _normalised(pixels_BCHW: Tensor, dtype: torch.dtype) -> Tensor:
