@@ -46,10 +46,10 @@ def run_pretraining(out: Path, settings: RunConfig) -> list[float]:
     return run_toy(out, settings, 20, tiny_pretraining(), loader).losses
 
 
-def resume_from(other: Path, folder: Path, stage: int) -> list[float]:
-    """The losses after step 10 of a run that another world size began at another stage."""
+def resume_from(begun_in: Path, folder: Path, stage: int) -> list[float]:
+    """The losses after step 10 of a run that was begun at another stage."""
     settings = config(stage, micro_batch=8 // world_size(), ema=0.9)
-    begun = str(other / f"fp32-stage{3 - stage}/checkpoints/step-10")
+    begun = str(begun_in / f"fp32-stage{3 - stage}/checkpoints/step-10")
     settings = replace(settings, checkpoint=replace(settings.checkpoint, resume=begun))
     return run_pretraining(folder / f"resumed-{stage}", settings)
 
@@ -64,10 +64,10 @@ def stopped_by_one_rank(folder: Path) -> str:
     return ""
 
 
-def main(other: Path, folder: Path) -> None:
+def main(folder: Path) -> None:
     join_processes()
     curves = every_division(folder)
-    curves |= {f"resumed-stage{stage}": resume_from(other, folder, stage) for stage in STAGES}
+    curves |= {f"resumed-stage{stage}": resume_from(folder, folder, stage) for stage in STAGES}
     message = stopped_by_one_rank(folder)
     (folder / f"stopped-{rank()}.txt").write_text(message)
     if is_main():
@@ -75,4 +75,4 @@ def main(other: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

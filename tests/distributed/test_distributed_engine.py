@@ -1,6 +1,6 @@
 """One curve, however the training is divided: ZeRO stages, processes, accumulation, resumption.
 
-Everything runs in one launch of two processes and beside it in this one.
+Everything runs in one launch of two processes and, at the same time, in this one.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,38 +30,39 @@ DIVISIONS = [f"{precision}-stage{stage}" for precision in ("fp32", "bf16") for s
 
 @dataclass(frozen=True)
 class Both:
-    """What one process and two processes found, and the folders they worked in."""
+    """What one process and two processes found, and the folder of the two."""
 
     one: Curves
     two: Curves
-    one_folder: Path
     two_folder: Path
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    with as_one_rank():
+    with launched(2, SCRIPT, str(two)), as_one_rank():
         curves_one = every_division(one)
-    launch(2, SCRIPT, str(one), str(two))
     with as_one_rank():
         curves_one |= {f"resumed-stage{s}": resume_from(two, one, s) for s in STAGES}
-    return Both(curves_one, json.loads((two / "curves.json").read_text()), one, two)
+    return Both(curves_one, json.loads((two / "curves.json").read_text()), two)
 
 
-def launch(processes: int, script: Path, *arguments: str) -> None:
-    """Runs a script through DeepSpeed's launcher, without a GPU."""
+@contextmanager
+def launched(processes: int, script: Path, *arguments: str) -> Iterator[None]:
+    """Runs a script through DeepSpeed's launcher, without a GPU, and waits for its end."""
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--no_local_rank"]
     command += ["--num_accelerators", str(processes), "--master_port", str(free_port())]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
+    with subprocess.Popen(
         [*command, str(script), *arguments],
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=240,
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    ) as process:
+        yield
+        output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
 
 
 @pytest.mark.parametrize("division", DIVISIONS)

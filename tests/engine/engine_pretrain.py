@@ -30,8 +30,8 @@ def tiny_pretraining(dropout: float = 0.0) -> PretrainTask:
     torch.manual_seed(0)
     model = create_model(
         ModelSpec(
-            VisionSpec("vit_tiny_patch16_224", SIZE, BLOCK, depth=2, width=16, heads=2, patch=8),
-            TextSpec(vocab_size=VOCAB, max_tokens=12, depth=2, width=16, heads=2, dropout=dropout),
+            VisionSpec("vit_tiny_patch16_224", SIZE, BLOCK, depth=1, width=16, heads=2, patch=8),
+            TextSpec(vocab_size=VOCAB, max_tokens=12, depth=1, width=16, heads=2, dropout=dropout),
             FusionSpec("cross", depth=2, width=16, heads=2, dropout=dropout),
             embed_dim=8,
         )
