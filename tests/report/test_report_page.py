@@ -42,6 +42,20 @@ def test_curves_stand_beside_their_chance_levels(tmp_path: Path) -> None:
     assert "mean colour 0.25" in page
 
 
+def test_recalls_stand_beside_the_chance_that_the_evaluator_measured(tmp_path: Path) -> None:
+    page = write_report(fake_run(tmp_path)).read_text()
+    assert "Text to image recall@1" in page
+    assert "chance 0.5 %" in page
+    assert "Chance recall" not in page
+
+
+def test_skipped_samples_are_counted_and_the_first_named(tmp_path: Path) -> None:
+    page = write_report(fake_run(tmp_path)).read_text()
+    assert "Skipped samples: 30" in page
+    assert page.count("truncated JPEG") == 10
+    assert "and 20 more" in page
+
+
 def test_the_page_is_one_file_that_fetches_and_runs_nothing(tmp_path: Path) -> None:
     page = Tags(write_report(fake_run(tmp_path)).read_text())
     assert not {"script", "link", "iframe", "object"} & page.names
@@ -68,7 +82,7 @@ def test_everything_from_data_is_escaped(tmp_path: Path) -> None:
     [
         ("config.yaml", "config.yaml is missing"),
         ("environment.json", "environment.json is missing"),
-        ("summary.json", "says nothing about the data"),
+        ("summary.json", "says nothing about the model"),
         ("evaluation/evaluation.json", "no scored pairs"),
     ],
 )
@@ -175,21 +189,21 @@ def fake_run(folder: Path) -> Path:
     environment = {"commit": "1a2b3c4", "versions": {"torch": "2.14.1"}, "devices": ["CPU"]}
     (folder / "environment.json").write_text(json.dumps(environment))
     (folder / "summary.json").write_text(json.dumps(SUMMARY))
+    skip = {"step": 7, "shard": "train-0001.tar", "key": "000817", "reason": "truncated JPEG"}
+    (folder / "skipped.jsonl").write_text((json.dumps(skip) + "\n") * 30 + '{"cut')
     write_evaluation(folder / "evaluation")
     return folder
 
 
 SUMMARY = {
     "command": "./launch.sh pretrain configs/quickstart.yaml --out runs/quickstart",
-    "chance": {"mim": 0.25, "mlm": 7.3132, "val/recall_at_1": 0.005},
+    "chance": {"loss/mim": 0.25, "loss/mlm": 7.3132},
     "data": {
         "samples": 4000,
-        "skipped": 2,
         "sources": [
             {"source": "shards/train", "shards": 4, "samples": 4000},
             {"source": "shards/photos", "shards": 1, "samples": 76},
         ],
-        "skips": [{"shard": "train-0001.tar", "key": "000817", "reason": "truncated JPEG"}],
     },
     "parameters": {"vision": 5_500_000, "text": 3_100_000, "fusion": 2_400_000, "heads": 700_000},
 }
@@ -212,7 +226,8 @@ def write_metrics(path: Path, steps: int = 400) -> None:
             if step % 100 == 0:
                 held_out = {
                     "val/itm_accuracy": 0.9 - 0.3 * left,
-                    "val/recall_at_1": 0.4 * (1 - left),
+                    "val/text_to_image_recall@1": 0.4 * (1 - left),
+                    "val/chance_recall@1": 0.005,
                 }
                 held_out |= {f"val/loss/{n}": record[f"loss/{n}"] * 1.05 for n in starts}
                 lines.write(json.dumps({"step": step, "split": "val", **held_out}) + "\n")

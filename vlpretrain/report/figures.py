@@ -23,6 +23,8 @@ OBJECTIVE_NAMES = {
 }
 LEVEL_NAMES = {"mim": "mean colour"}
 PROGRESS_FIGURES = ("lr", "samples_per_second", "grad_norm")
+# The evaluator's own figures of chance: "val/chance_recall@1" belongs to "val/..._recall@1".
+CHANCE = "val/chance_"
 # Counters and sums that a curve says nothing about.
 NOT_DRAWN = ("samples_seen", "seconds", "loss", *PROGRESS_FIGURES)
 TITLES = {
@@ -56,8 +58,8 @@ class Tile:
 
 
 def chance_levels(run: RunRecord) -> dict[str, float]:
-    """Levels by figure, as the run's summary gives them, else derived from its configuration."""
-    levels = {"loss/itm": ITM_PRIOR_LOSS, "val/itm_accuracy": 0.5}
+    """Levels by figure, as the run itself gives them, else derived from its configuration."""
+    levels = {"loss/itm": ITM_PRIOR_LOSS, "val/itm_accuracy": 0.5, **_measured_chance(run)}
     global_batch = _mapping(run.config.get("train")).get("global_batch")
     if isinstance(global_batch, int) and global_batch > 1:
         levels["loss/itc"] = math.log(global_batch)
@@ -70,6 +72,18 @@ def chance_levels(run: RunRecord) -> dict[str, float]:
     return levels
 
 
+def _measured_chance(run: RunRecord) -> dict[str, float]:
+    """Levels that the evaluator measured, for every figure whose name ends as theirs."""
+    found = {}
+    for chance_name in (name for name in run.val if name.startswith(CHANCE)):
+        level = run.val[chance_name].last_finite()
+        ending = "_" + chance_name.removeprefix(CHANCE)
+        for name in run.val:
+            if name.endswith(ending) and name != chance_name and level is not None:
+                found[name] = level
+    return found
+
+
 def loss_rows(run: RunRecord, levels: dict[str, float]) -> tuple[LossRow, ...]:
     return tuple(_loss_row(run, name, levels.get(name)) for name in _loss_names(run))
 
@@ -79,7 +93,7 @@ def tiles(run: RunRecord, levels: dict[str, float]) -> tuple[Tile, ...]:
     found = []
     for name, series in run.val.items():
         last = series.last_finite()
-        if not name.startswith("val/") or name.startswith("val/loss") or last is None:
+        if not name.startswith("val/") or name.startswith(("val/loss", CHANCE)) or last is None:
             continue
         level = levels.get(name)
         text = f"chance {_as_read(name, level)}" if level is not None else ""
@@ -101,7 +115,8 @@ def other_charts(run: RunRecord, levels: dict[str, float]) -> tuple[Chart, ...]:
     trained = [n for n in run.train if n not in NOT_DRAWN and not n.startswith("loss/")]
     charts = [_chart(run, name, levels) for name in trained]
     for name, series in run.val.items():
-        own_curve = name.startswith("val/") and name.removeprefix("val/") not in run.train
+        is_own = name.removeprefix("val/") not in run.train and not name.startswith(CHANCE)
+        own_curve = name.startswith("val/") and is_own
         if own_curve and len(series.step) > 1:
             charts.append(draw_chart(figure_title(name), series, None, _level(name, levels)))
     return tuple(charts)

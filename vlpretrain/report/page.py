@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def page_content(run: RunRecord) -> dict[str, Any]:
         "other_charts": figures.other_charts(run, levels),
         "reconstructions": pictures.reconstructions(run.evaluation, evaluation_folder),
         "pair_groups": pictures.pair_groups(run.evaluation, evaluation_folder),
-        "data_tables": tables(run.summary.get("data"), "Data"),
+        "data_tables": data_tables(run),
         "parameter_bars": parameter_bars(run.summary.get("parameters")),
         "environment_tables": tables(run.environment, "Environment"),
         "config_text": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
@@ -114,6 +114,16 @@ def continue_command(run: RunRecord) -> str:
         return shlex.join(str(word) for word in command)
     config = shlex.quote(str(run.folder / "config.yaml"))
     return str(command) if command else f"./launch.sh pretrain {config}"
+
+
+def data_tables(run: RunRecord) -> tuple[Table, ...]:
+    """What the summary says of the data, and the samples that could not be used."""
+    found = tables(run.summary.get("data"), "Data")
+    if not run.skips.count:
+        none = Table("Skipped samples", (), (("could not be used", "none"),))
+        return (*found, none) if found else ()
+    listed = _list_table(list(run.skips.first), f"Skipped samples: {run.skips.count:,}")
+    return (*found, replace(listed, num_more=run.skips.count - len(listed.rows)))
 
 
 def parameter_bars(parameters: object) -> tuple[tuple[str, str, float], ...]:

@@ -24,6 +24,7 @@ from vlpretrain.errors import UserError
 
 # What a line says about itself, rather than a figure to draw.
 NOT_FIGURES = ("step", "split")
+MAX_SKIPS = 10
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,14 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Skips:
+    """Samples that could not be used: how many, and the first of them."""
+
+    count: int
+    first: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """A run folder, read. A file that is missing or unreadable is empty here."""
 
@@ -53,6 +62,7 @@ class RunRecord:
     environment: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
+    skips: Skips = Skips(0, ())
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -71,6 +81,7 @@ def read_run(folder: Path) -> RunRecord:
         environment=_read_mapping(folder / "environment.json"),
         summary=_read_mapping(folder / "summary.json"),
         evaluation=_read_mapping(folder / "evaluation" / "evaluation.json"),
+        skips=_read_skips(folder / "skipped.jsonl"),
     )
 
 
@@ -126,11 +137,30 @@ class _Column:
 
 
 def _parse_line(line: str) -> dict[str, Any] | None:
+    record = _parse_mapping(line)
+    return record if record is not None and _is_number(record.get("step")) else None
+
+
+def _parse_mapping(line: str) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and _is_number(record.get("step")) else None
+    return record if isinstance(record, dict) else None
+
+
+def _read_skips(path: Path) -> Skips:
+    """The file is written with the first skip."""
+    if not path.is_file():
+        return Skips(0, ())
+    count, first = 0, []
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            record = _parse_mapping(line)
+            if record is not None:
+                count += 1
+                first += [record] if count <= MAX_SKIPS else []
+    return Skips(count, tuple(first))
 
 
 def _append(columns: dict[str, _Column], record: dict[str, Any]) -> None:
