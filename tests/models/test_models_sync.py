@@ -9,6 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 from vlpretrain.models import fusion as fusion_module
+from vlpretrain.models import text as text_module
 from vlpretrain.models.fusion import FUSIONS, Fusion, FusionPairs
 from vlpretrain.models.layout import packed_layout, padded_layout
 from vlpretrain.models.spec import FusionSpec, TextSpec, VisionSpec
@@ -42,7 +43,8 @@ def test_the_packed_layout_would_wait(fake, monkeypatch):
         fuse("cross", fake)
 
 
-def test_text_tower(fake):
+def test_text_tower_without_packing(fake, monkeypatch):
+    monkeypatch.setattr(text_module, "packs_rows", lambda device: False)
     tower = TextTower(TextSpec(vocab_size=50, depth=1, width=32, heads=2)).eval()
     tower(torch.ones(1, 2, dtype=torch.int64), torch.ones(1, 2, dtype=torch.bool))
     with fake:

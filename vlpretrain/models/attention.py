@@ -24,20 +24,25 @@ def attend(
     value_GHNd: Tensor,
     key_valid_GN: Tensor | None = None,
     plain: bool = False,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Softmax attention (Vaswani et al. 2017), [G, H, Q, d].
 
-    Keys where `key_valid_GN` is False are not seen; every group must have a valid key.
+    Keys where `key_valid_GN` is False are not seen; every group must have a valid key. `dropout` is
+    the share of weights that are set to 0.
     """
     valid_G11N = None if key_valid_GN is None else key_valid_GN[:, None, None, :]
     if not plain:
         return F.scaled_dot_product_attention(
-            query_GHQd, key_GHNd, value_GHNd, attn_mask=valid_G11N
+            query_GHQd, key_GHNd, value_GHNd, attn_mask=valid_G11N, dropout_p=dropout
         )
     logits_GHQN = (query_GHQd * query_GHQd.shape[-1] ** -0.5) @ key_GHNd.transpose(-1, -2)
     if valid_G11N is not None:
         logits_GHQN = logits_GHQN.masked_fill(~valid_G11N, -torch.inf)
-    return logits_GHQN.softmax(dim=-1) @ value_GHNd
+    weight_GHQN = logits_GHQN.softmax(dim=-1)
+    if dropout:
+        weight_GHQN = F.dropout(weight_GHQN, dropout)
+    return weight_GHQN @ value_GHNd
 
 
 def split_heads(rows_GND: Tensor, num_heads: int) -> Tensor:

@@ -82,11 +82,22 @@ def lay_out(text_valid_RT: Tensor, pairs: FusionPairs, num_images: int) -> PairL
             one, so that no row is empty.
         num_images: rows of the image side.
     """
-    text_valid_RT = text_valid_RT.clone()
-    text_valid_RT[:, 0] = True
-    if text_valid_RT.device.type == "cpu":
+    text_valid_RT = first_is_valid(text_valid_RT)
+    if packs_rows(text_valid_RT.device):
         return packed_layout(text_valid_RT, pairs, num_images)
     return padded_layout(text_valid_RT, pairs)
+
+
+def packs_rows(device: torch.device) -> bool:
+    """Whether rows are the valid tokens only: not on a GPU, for which the host would wait."""
+    return device.type == "cpu"
+
+
+def first_is_valid(valid_RT: Tensor) -> Tensor:
+    """A copy of the mask in which the first position of every text is valid."""
+    valid_RT = valid_RT.clone()
+    valid_RT[:, 0] = True
+    return valid_RT
 
 
 def padded_layout(text_valid_RT: Tensor, pairs: FusionPairs) -> PairLayout:

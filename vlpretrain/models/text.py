@@ -18,7 +18,9 @@ from vlpretrain.errors import UserError
 from vlpretrain.models.attention import prefers_plain
 from vlpretrain.models.backbones import HUB_ERRORS, OPEN_CLIP, create_open_clip
 from vlpretrain.models.blocks import compile_blocks
+from vlpretrain.models.layout import packs_rows
 from vlpretrain.models.spec import TextSpec
+from vlpretrain.models.text_packed import PACKED, can_pack, packed_states
 from vlpretrain.models.weights import WeightReport, first_line
 
 # BERT's own: a table for shorter texts would save little and forbid longer ones later.
@@ -90,19 +92,26 @@ class TransformersEncoder(nn.Module):
         self._has_first_token = not config.is_encoder_decoder
         self._can_fuse = bool(model._supports_sdpa)
         self._takes_full_mask = config.model_type in _TAKE_FULL_MASK
+        self._can_pack = can_pack(model)
         self._attention = ""
 
     def forward(self, text_BT: Tensor, valid_BT: Tensor) -> TextStates:
+        if self._can_pack and packs_rows(text_BT.device):
+            self._use_attention(PACKED)
+            token_BTD = packed_states(self.model, text_BT, valid_BT)
+        else:
+            token_BTD = self._padded_states(text_BT, valid_BT)
+        if self._has_first_token:
+            return TextStates(token_BTD, token_BTD[:, 0])
+        return TextStates(token_BTD, mean_of_valid(token_BTD, valid_BT))
+
+    def _padded_states(self, text_BT: Tensor, valid_BT: Tensor) -> Tensor:
         plain = not self._can_fuse or prefers_plain(self.training, text_BT.device)
         self._use_attention("eager" if plain else "sdpa")
         mask = valid_BT.long()
         if self._takes_full_mask and not plain:
             mask = valid_BT[:, None, None, :].expand(-1, 1, text_BT.shape[1], -1)
-        output = self.model(input_ids=text_BT, attention_mask=mask)
-        token_BTD = output.last_hidden_state
-        if self._has_first_token:
-            return TextStates(token_BTD, token_BTD[:, 0])
-        return TextStates(token_BTD, mean_of_valid(token_BTD, valid_BT))
+        return self.model(input_ids=text_BT, attention_mask=mask).last_hidden_state
 
     def set_checkpointing(self, enabled: bool) -> None:
         if enabled:
