@@ -35,14 +35,7 @@ from vlpretrain.models.vision import VisionTower
 from vlpretrain.models.vlmodel import VLModel
 from vlpretrain.models.weights import load_weights, read_weights
 from vlpretrain.objectives.itm import CHANCE_LOSS as ITM_CHANCE_LOSS
-from vlpretrain.objectives.mim import (
-    Target,
-    hidden_distance,
-    hidden_pixels,
-    mean_visible_colour,
-    normalise_patches,
-    patchify,
-)
+from vlpretrain.objectives.mim import hidden_distance, normalise_patches, target_of
 from vlpretrain.objectives.pretrain import PretrainTask
 from vlpretrain.objectives.table import create_pretrain_task
 from vlpretrain.tasks.pretrain_evaluator import PretrainEvaluator
@@ -257,17 +250,11 @@ def chance_levels(config: RunConfig, task: PretrainTask, batch: Batch) -> dict[s
 
 def mean_colour_loss(mim: MimConfig, vision: VisionTower, batch: Batch) -> float:
     """The masked-image loss of predicting each picture's mean visible colour."""
-    shown_BHW = hidden_pixels(batch.block_hidden_BG, mim.block, vision.image_size)
-    hidden_BHW = shown_BHW & batch.image_present_B[:, None, None]
-    colour_BCHW = vision.normalise(batch.pixels_BCHW).float()
-    target = Target(
-        patchify(colour_BCHW, vision.stride), patchify(hidden_BHW[:, None], vision.stride)
-    )
-    guess_BNCS = mean_visible_colour(target)
+    target = target_of(batch, vision, mim.block, everywhere=False)
+    count = target.hidden_K1S.sum() * target.colour_KCS.shape[1]
     if mim.normalise_target:
-        target, guess_BNCS = normalise_patches(target), torch.zeros_like(guess_BNCS)
-    count = hidden_BHW.sum() * colour_BCHW.shape[1]
-    return float(hidden_distance(guess_BNCS, target, mim.loss) / count)
+        target = normalise_patches(target)
+    return float(hidden_distance(target.mean_KC1, target, mim.loss) / count)
 
 
 def checkpoint_activations(task: nn.Module) -> None:

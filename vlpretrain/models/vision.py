@@ -115,7 +115,7 @@ class VisionTower(nn.Module):
         return replace(states, patch_index_BN=index_BV)
 
     def normalise(self, pixels_BCHW: Tensor) -> Tensor:
-        """uint8 pixels in the backbone's range, float32: what MIM's targets are made of."""
+        """Pixels of 0 to 255 in the backbone's range, float32: what MIM's targets are made of."""
         scale, shift = _affine(self.image_mean, self.image_std, pixels_BCHW.device)
         return torch.addcmul(shift, pixels_BCHW.float(), scale)
 

@@ -1,7 +1,7 @@
 """Masked-image modelling: SimMIM (Xie et al. 2022) and visible-only encoding (He et al. 2022).
 
-Beside the project's legend: S pixels of a patch (stride x stride), patches row-major. Hidden
-pixels are compared patch by patch: the values are those of a picture-shaped comparison.
+Beside the project's legend: S pixels of a patch (stride x stride), patches row-major, K patches
+that are compared. The values are those of a picture-shaped comparison.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vlpretrain.models.layout import Slots, packs_rows
+from vlpretrain.models.vision import VisionTower
 from vlpretrain.objectives.base import (
     FusionRequest,
     Need,
@@ -27,10 +29,12 @@ Distance = Literal["l1", "mse"]
 
 
 class Target(NamedTuple):
-    """What is predicted, and where it counts."""
+    """What is predicted of the compared patches, and where it counts."""
 
-    colour_BNCS: Tensor  # float32
-    hidden_BN1S: Tensor  # bool, True where the tower did not see the pixel
+    index_K: Tensor  # which patches of the batch's B * N they are
+    colour_KCS: Tensor  # float32, in the tower's normalised colours
+    hidden_K1S: Tensor  # float32, 1 where the tower did not see the pixel of a picture, else 0
+    mean_KC1: Tensor  # of the pixels that the tower saw of the patch's picture
 
 
 class MaskedImageModelling(Objective):
@@ -74,39 +78,73 @@ class MaskedImageModelling(Objective):
         token_BND = (
             self.decoder(states) if self.decoder else states.token_BND[:, states.num_prefix :]
         )
-        predicted_BNCS = self.head(token_BND).float().unflatten(-1, (COLOURS, self.stride**2))
-        colour_BCHW = features.model.vision.normalise(batch.pixels_BCHW)
-        target = Target(patchify(colour_BCHW, self.stride), self._hidden_pixels(batch))
-        metrics = self._compare(predicted_BNCS, target, batch)
+        vision = features.model.vision
+        target = target_of(batch, vision, self.block, everywhere=features.evaluating)
+        row_KD = Slots(target.index_K, *token_BND.shape[:2]).unpad(token_BND)
+        predicted_KCS = self.head(row_KD).float().unflatten(-1, (COLOURS, self.stride**2))
+        metrics = self._compare(predicted_KCS, target, batch)
         picture_BCHW = None
         if features.evaluating:
-            shown_BNCS = predicted_BNCS.detach()
-            if self.normalise_target:
-                shown_BNCS = denormalise_patches(shown_BNCS, target.colour_BNCS)
-            picture_BCHW = unpatchify(shown_BNCS, self.stride, colour_BCHW.shape[-1])
+            picture_BCHW = self._picture(predicted_KCS.detach(), target, batch)
         loss = metrics["loss/mim"]
         return ObjectiveOutput(
             loss, {name: value.detach() for name, value in metrics.items()}, None, picture_BCHW
         )
 
-    def _compare(self, predicted_BNCS: Tensor, target: Target, batch: Batch) -> dict[str, Tensor]:
+    def _compare(self, predicted_KCS: Tensor, target: Target, batch: Batch) -> dict[str, Tensor]:
         """The loss, and what predicting each picture's mean visible colour would cost."""
         count = mean_count(batch, self.unit) * (COLOURS * self.block**2)
-        guess_BNCS = mean_visible_colour(target)
         if self.normalise_target:
-            # Every target patch has mean 0.
-            target, guess_BNCS = normalise_patches(target), torch.zeros_like(guess_BNCS)
+            target = normalise_patches(target)
         return {
-            "loss/mim": hidden_distance(predicted_BNCS, target, self.distance) / count,
-            "mim/mean_colour": hidden_distance(guess_BNCS, target, self.distance) / count,
+            "loss/mim": hidden_distance(predicted_KCS, target, self.distance) / count,
+            "mim/mean_colour": hidden_distance(target.mean_KC1, target, self.distance) / count,
         }
 
-    def _hidden_pixels(self, batch: Batch) -> Tensor:
-        """bool [B, N, 1, S], True where the pixel is hidden and the picture is no blank."""
-        size = batch.pixels_BCHW.shape[-1]
-        hidden_BHW = hidden_pixels(batch.block_hidden_BG, self.block, size)
-        hidden_BHW = hidden_BHW & batch.image_present_B[:, None, None]
-        return patchify(hidden_BHW[:, None], self.stride)
+    def _picture(self, predicted_KCS: Tensor, target: Target, batch: Batch) -> Tensor:
+        """What was predicted of all patches, as pictures [B, C, H, W]."""
+        if self.normalise_target:
+            predicted_KCS = denormalise_patches(predicted_KCS, target.colour_KCS)
+        patch_BNCS = predicted_KCS.unflatten(0, (len(batch), -1))
+        return unpatchify(patch_BNCS, self.stride, batch.pixels_BCHW.shape[-1])
+
+
+def target_of(batch: Batch, vision: VisionTower, block: int, *, everywhere: bool) -> Target:
+    """The target of the patches with hidden pixels; `everywhere`: of all patches.
+
+    On a GPU of all as well, as the host would wait for the number of the others.
+
+    Args:
+        block: pixels a side of a mask block.
+    """
+    hidden_BHW = hidden_pixels(batch.block_hidden_BG, block, batch.pixels_BCHW.shape[-1])
+    hidden_BHW = hidden_BHW & batch.image_present_B[:, None, None]
+    hidden_BN1S = patchify(hidden_BHW[:, None], vision.stride)
+    compared_BN = hidden_BN1S.any(-1).squeeze(-1)
+    if everywhere or not packs_rows(compared_BN.device):
+        index_K = torch.arange(compared_BN.numel(), device=compared_BN.device)
+    else:
+        index_K = compared_BN.flatten().nonzero().squeeze(1)
+    pixels_KCS = patchify(batch.pixels_BCHW, vision.stride).flatten(0, 1)[index_K]
+    mean_BC1 = mean_visible_colour(batch, vision, block)
+    return Target(
+        index_K,
+        colour_KCS=vision.normalise(pixels_KCS.unsqueeze(-1)).squeeze(-1),
+        hidden_K1S=hidden_BN1S.flatten(0, 1)[index_K].float(),
+        mean_KC1=mean_BC1[index_K // compared_BN.shape[1]],
+    )
+
+
+def mean_visible_colour(batch: Batch, vision: VisionTower, block: int) -> Tensor:
+    """Each picture's mean over the pixels that the tower saw, normalised: [B, C, 1]."""
+    side = batch.pixels_BCHW.shape[-1] // block
+    rows = batch.pixels_BCHW.unflatten(2, (side, block)).sum(3, dtype=torch.int32)
+    colour_BCG = rows.unflatten(3, (side, block)).sum(-1).flatten(2) / block**2
+    visible_B1G = (~batch.block_hidden_BG).float().unsqueeze(1)
+    total_BC1 = (vision.normalise(colour_BCG.unsqueeze(-1)).squeeze(-1) * visible_B1G).sum(
+        -1, keepdim=True
+    )
+    return total_BC1 / visible_B1G.sum(-1, keepdim=True).clamp(min=1)
 
 
 def hidden_pixels(block_hidden_BG: Tensor, block: int, size: int) -> Tensor:
@@ -132,30 +170,26 @@ def unpatchify(patch_BNCS: Tensor, stride: int, size: int) -> Tensor:
 
 def normalise_patches(target: Target) -> Target:
     """Each patch and colour with mean 0 and deviation 1 (He et al. 2022, section 4.1)."""
-    mean_BNC1, deviation_BNC1 = _patch_statistics(target.colour_BNCS)
-    return target._replace(colour_BNCS=(target.colour_BNCS - mean_BNC1) / deviation_BNC1)
+    mean_KC1, deviation_KC1 = _patch_statistics(target.colour_KCS)
+    return target._replace(
+        colour_KCS=(target.colour_KCS - mean_KC1) / deviation_KC1,
+        mean_KC1=torch.zeros_like(mean_KC1),
+    )
 
 
-def denormalise_patches(patch_BNCS: Tensor, colour_BNCS: Tensor) -> Tensor:
+def denormalise_patches(patch_KCS: Tensor, colour_KCS: Tensor) -> Tensor:
     """Predictions of normalised targets in the colours of the patches they were made from."""
-    mean_BNC1, deviation_BNC1 = _patch_statistics(colour_BNCS)
-    return patch_BNCS * deviation_BNC1 + mean_BNC1
+    mean_KC1, deviation_KC1 = _patch_statistics(colour_KCS)
+    return patch_KCS * deviation_KC1 + mean_KC1
 
 
-def _patch_statistics(colour_BNCS: Tensor) -> tuple[Tensor, Tensor]:
-    variance_BNC1, mean_BNC1 = torch.var_mean(colour_BNCS, dim=-1, keepdim=True)
-    return mean_BNC1, (variance_BNC1 + 1e-6).sqrt()
+def _patch_statistics(colour_KCS: Tensor) -> tuple[Tensor, Tensor]:
+    variance_KC1, mean_KC1 = torch.var_mean(colour_KCS, dim=-1, keepdim=True)
+    return mean_KC1, (variance_KC1 + 1e-6).sqrt()
 
 
-def mean_visible_colour(target: Target) -> Tensor:
-    """Each picture's mean over the pixels that the tower saw: [B, 1, C, 1]."""
-    visible_BN1S = (~target.hidden_BN1S).float()
-    total_B1C1 = (target.colour_BNCS * visible_BN1S).sum((1, 3), keepdim=True)
-    return total_B1C1 / visible_BN1S.sum((1, 3), keepdim=True).clamp(min=1)
-
-
-def hidden_distance(predicted_BNCS: Tensor, target: Target, distance: Distance) -> Tensor:
+def hidden_distance(predicted_KCS: Tensor, target: Target, distance: Distance) -> Tensor:
     """Sum over hidden pixels and colours."""
-    difference_BNCS = predicted_BNCS - target.colour_BNCS
-    apart_BNCS = difference_BNCS.abs() if distance == "l1" else difference_BNCS.square()
-    return (apart_BNCS * target.hidden_BN1S).sum()
+    difference_KCS = predicted_KCS - target.colour_KCS
+    apart_KCS = difference_KCS.abs() if distance == "l1" else difference_KCS.square()
+    return (apart_KCS * target.hidden_K1S).sum()
