@@ -129,7 +129,7 @@ def target_of(batch: Batch, vision: VisionTower, block: int, *, everywhere: bool
     mean_BC1 = mean_visible_colour(batch, vision, block)
     return Target(
         index_K,
-        colour_KCS=vision.normalise(pixels_KCS.unsqueeze(-1)).squeeze(-1),
+        colour_KCS=vision.normalise(pixels_KCS.unsqueeze(2)).squeeze(2),
         hidden_K1S=hidden_BN1S.flatten(0, 1)[index_K].float(),
         mean_KC1=mean_BC1[index_K // compared_BN.shape[1]],
     )
