@@ -22,6 +22,9 @@ CODEBOOK = 8192
 CODE_SIDE = 8
 FLAVA_PUBLISHED_TOKENS = 77
 COCA_PUBLISHED_TOKENS, COCA_PUBLISHED_VOCABULARY = 76, 49408
+# Their names in the table.
+FLAVA = "FLAVA as published"
+COCA = "CoCa as published"
 
 
 class Flava(nn.Module):
@@ -124,16 +127,13 @@ class Coca(nn.Module):
 
 def peers(sizes: Sizes) -> dict[str, Callable[[], nn.Module]]:
     """The builders, by the name in the table."""
-    tokens, words = COCA_PUBLISHED_TOKENS, COCA_PUBLISHED_VOCABULARY
     return {
-        "FLAVA (transformers), captions trimmed, codes given": lambda: Flava(sizes),
-        f"FLAVA as published: {FLAVA_PUBLISHED_TOKENS} tokens, codes computed": lambda: Flava(
-            sizes, FLAVA_PUBLISHED_TOKENS, with_codebook=True
-        ),
-        f"CoCa (open_clip), {sizes.max_tokens} tokens, same vocabulary": lambda: Coca(
+        "FLAVA, captions trimmed, codes given": lambda: Flava(sizes),
+        FLAVA: lambda: Flava(sizes, FLAVA_PUBLISHED_TOKENS, with_codebook=True),
+        f"CoCa, {sizes.max_tokens} tokens, same vocabulary": lambda: Coca(
             sizes, sizes.max_tokens, sizes.vocab_size
         ),
-        f"CoCa as published: {tokens} tokens, {words:,} words": lambda: Coca(sizes, tokens, words),
+        COCA: lambda: Coca(sizes, COCA_PUBLISHED_TOKENS, COCA_PUBLISHED_VOCABULARY),
     }
 
 
