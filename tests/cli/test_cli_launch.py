@@ -93,6 +93,31 @@ def test_a_bug_keeps_its_traceback_and_names_its_rank(capfd: pytest.CaptureFixtu
     assert "rank 3" in said.strip().splitlines()[-1]
 
 
+def test_a_lost_connection_after_a_mistake_brings_no_traceback(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    command = rank_script(
+        "from vlpretrain.errors import UserError",
+        "failure.report_of_rank(UserError('no shards'), rank=0)",
+        "failure.report_of_rank(RuntimeError('Connection reset by peer'), rank=1)",
+        "failure.report_of_rank(RuntimeError('anything else'), rank=2)",
+        "sys.exit(1)",
+    )
+    assert launch.start(command, {}) == 2
+    assert capfd.readouterr().err == "error: no shards\n"
+
+
+@pytest.mark.parametrize("heard", ["Connection closed by peer [127.0.0.1]:1234", ""])
+def test_a_killed_rank_is_the_last_thing_said(
+    heard: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    others = f"failure.report_of_rank(RuntimeError({heard!r}), rank=0)" if heard else ""
+    assert launch.start(rank_script(others, "os.kill(os.getpid(), 9)"), {}) != 0
+    said = capfd.readouterr().err
+    assert said.startswith("error: a process of the run is gone")
+    assert "fix:" in said
+
+
 def test_a_full_disk_is_a_mistake_of_the_users() -> None:
     found = failure.describe(OSError(28, "No space left on device", "/runs/x"))
     assert found.exit_code == 2

@@ -14,7 +14,7 @@ import os
 import sys
 import time
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from vlpretrain.errors import UserError
@@ -26,6 +26,9 @@ USER_ERROR_CODE, OTHER_ERROR_CODE = 2, 1
 # A launcher that sees rank 0 fail ends the others well within this.
 _OTHERS_WAIT_SECONDS = 5.0
 
+# What gloo and NCCL say on a rank when another one has gone.
+_LOST_PEER = ("Connection reset by peer", "Connection closed by peer", "Broken pipe", "ncclRemote")
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -33,25 +36,35 @@ class Failure:
 
     message: str
     exit_code: int
+    is_bug: bool = False  # the traceback is worth reading
+
+
+LOST_RANK = Failure(
+    "error: a process of the run is gone without a word: killed, or out of memory\n"
+    "  fix: `dmesg` names what was killed; the same command goes on from the last checkpoint",
+    OTHER_ERROR_CODE,
+)
 
 
 def describe(error: BaseException) -> Failure:
     """A mistake of the user's in their terms; anything else by its last line."""
     if isinstance(error, UserError):
         return Failure(f"error: {error}", USER_ERROR_CODE)
+    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _LOST_PEER):
+        return LOST_RANK
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = f"{error.filename}: " if error.filename else ""
         return Failure(
             f"error: {place}the disk is full\n  fix: free some space and run the command again",
             USER_ERROR_CODE,
         )
-    return Failure(f"error: {type(error).__name__}: {error}", OTHER_ERROR_CODE)
+    return Failure(f"error: {type(error).__name__}: {error}", OTHER_ERROR_CODE, is_bug=True)
 
 
 def report(error: BaseException) -> int:
     """Prints why this single process stops; returns the exit code."""
     failure = describe(error)
-    if failure.exit_code == OTHER_ERROR_CODE:
+    if failure.is_bug:
         traceback.print_exception(error)
     else:
         print(failure.message, file=sys.stderr)
@@ -61,24 +74,31 @@ def report(error: BaseException) -> int:
 def report_of_rank(error: BaseException, rank: int) -> int:
     """The same for one of several ranks; the message reaches the screen once."""
     failure = describe(error)
-    if failure.exit_code == OTHER_ERROR_CODE:
+    if failure.is_bug and not _another_was_first():
         traceback.print_exception(error)
     if FAILURE_FILE in os.environ:
-        leave(failure, Path(os.environ[FAILURE_FILE]), rank)
-    elif failure.exit_code == USER_ERROR_CODE:
+        try:
+            leave(failure, Path(os.environ[FAILURE_FILE]), rank)
+        except OSError:  # the temporary folder may be what is full
+            print(failure.message, file=sys.stderr)
+    elif not failure.is_bug:
         if rank != 0:
             time.sleep(_OTHERS_WAIT_SECONDS)
         print(failure.message, file=sys.stderr)
     return failure.exit_code
 
 
+def _another_was_first() -> bool:
+    return Path(os.environ.get(FAILURE_FILE, "")).is_file()
+
+
 def leave(failure: Failure, path: Path, rank: int) -> None:
     """Writes the failure unless another rank was first: what follows is only its consequence."""
-    message = failure.message
-    if failure.exit_code == OTHER_ERROR_CODE:
-        message += f"\n  on rank {rank}; its traceback stands above"
+    if failure.is_bug:
+        message = f"{failure.message}\n  on rank {rank}; its traceback stands above"
+        failure = replace(failure, message=message)
     unfinished = path.with_suffix(f".{rank}")
-    unfinished.write_text(json.dumps(asdict(Failure(message, failure.exit_code))))
+    unfinished.write_text(json.dumps(asdict(failure)))
     with contextlib.suppress(FileExistsError):
         os.link(unfinished, path)
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import psutil
 
@@ -30,6 +31,8 @@ from vlpretrain.errors import UserError
 LAUNCHER_PID = "VLPRETRAIN_LAUNCHER_PID"
 
 INTERRUPTED_CODE = 128 + signal.SIGINT
+# The end of a run, and its end on request, need no further word.
+_EXPECTED_CODES = (0, INTERRUPTED_CODE, 128 + signal.SIGTERM)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +53,7 @@ def launch(arguments: Sequence[str]) -> int:
     ranks = rank_environment(os.environ)
     if ranks is not None:
         os.environ.update(ranks)
-        return run_rank(options.rest)
+        run_rank(options.rest)
     config = read_run_config(options.rest, prog="vlpretrain pretrain")
     if options.hostfile:
         check(config)
@@ -89,21 +92,22 @@ def rank_environment(env: Mapping[str, str]) -> dict[str, str] | None:
 # --- a rank ---------------------------------------------------------------------------------------
 
 
-def run_rank(arguments: Sequence[str]) -> int:
-    """Trains in this process. After a failure the process ends here, whatever threads it has."""
+def run_rank(arguments: Sequence[str]) -> NoReturn:
+    """Trains in this process, which ends here, whatever threads it has."""
     if LAUNCHER_PID in os.environ:
         _follow(int(os.environ[LAUNCHER_PID]))
     try:
         from vlpretrain.cli.pretrain import pretrain
 
-        return pretrain(read_run_config(arguments, prog="vlpretrain pretrain"))
+        code = pretrain(read_run_config(arguments, prog="vlpretrain pretrain"))
     except Exception as error:
         code = failure.report_of_rank(error, rank=_own_rank(os.environ))
     except KeyboardInterrupt:
         code = INTERRUPTED_CODE
     sys.stdout.flush()
     sys.stderr.flush()
-    # Not sys.exit: a communication thread that waits for another rank would hold it up.
+    # Not sys.exit: a communication thread that waits for another rank would hold it up, or abort
+    # the process when the interpreter is taken down around it.
     os._exit(code)
 
 
@@ -139,6 +143,8 @@ def start(command: Sequence[str], environment: Mapping[str, str]) -> int:
         code = _run_to_the_end(command, environment)
         first = failure.found(failure_file) if code else None
     if first is None:
+        if code not in _EXPECTED_CODES:
+            print(failure.LOST_RANK.message, file=sys.stderr)
         return code
     print(first.message, file=sys.stderr)
     return first.exit_code
