@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,12 @@ UPRIGHT = {
     7: (True, True, True),
     8: (True, True, False),
 }
+
+
+def num_hidden(ratio: float, total: int) -> int:
+    """Mask blocks hidden of a picture's `total`: ceil(ratio * total), untroubled by float dust
+    (0.7 * 10 is 7, not 8)."""
+    return min(total, math.ceil(ratio * total - 1e-9))
 
 
 def resize_centre_crop(pixels_CHW: Tensor, size: int) -> Tensor:

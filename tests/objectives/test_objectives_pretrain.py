@@ -10,8 +10,10 @@ from torch import Tensor
 
 from vlpretrain.config.schema import ItcConfig, ItmConfig, MimConfig, MlmConfig, ScheduleConfig
 from vlpretrain.engine.contrast import gather_parts
+from vlpretrain.errors import UserError
 from vlpretrain.objectives.base import objective_weight
 from vlpretrain.objectives.pretrain import PretrainTask
+from vlpretrain.objectives.table import num_visible_blocks
 from vlpretrain.types import COUNTS, Batch, GlobalEmbeddings
 
 
@@ -312,3 +314,11 @@ def test_visible_encoding_does_not_see_hidden_pixels() -> None:
         for p in (batch.pixels_BCHW, other_BCHW)
     ]
     assert torch.equal(*pictures)
+
+
+def test_the_visible_blocks_are_known_without_looking_at_a_batch() -> None:
+    mim = MimConfig(block=8, ratio=0.6, encode="visible")
+    assert num_visible_blocks(32, mim) == 16 - 10
+    assert num_visible_blocks(32, MimConfig(block=8)) == 0
+    with pytest.raises(UserError, match="hides all 16 blocks"):
+        num_visible_blocks(32, replace(mim, ratio=0.99))

@@ -38,7 +38,7 @@ def tiny_task(
         embed_dim=8,
     )
     config = ObjectivesConfig(
-        mim=replace(mim or MimConfig(), block=BLOCK, decoder_width=32),
+        mim=replace(mim or MimConfig(), block=BLOCK, ratio=0.5, decoder_width=32),
         itm=itm or ItmConfig(),
         itc=itc or ItcConfig(),
         mlm=mlm or MlmConfig(),

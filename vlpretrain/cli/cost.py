@@ -54,7 +54,7 @@ def only(task: PretrainTask, name: str) -> PretrainTask:
         objectives,  # type: ignore[arg-type]
         {name: Schedule()},
         share_image_pass=task.share_image_pass,
-        visible_only=task.visible_only,
+        num_visible=task.num_visible,
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from vlpretrain.pixels import num_hidden
 
 # BERT's recipe (Devlin et al. 2019): of the hidden pieces 80 % are replaced by the mask token,
 # 10 % by a random word piece, 10 % stay as they are.
@@ -19,11 +20,6 @@ class HiddenWords(NamedTuple):
     ids_T: np.ndarray  # int64
     column_M: np.ndarray  # int64
     target_M: np.ndarray  # int64
-
-
-def num_hidden(ratio: float, total: int) -> int:
-    """ceil(ratio * total), untroubled by float dust (0.7 * 10 is 7, not 8)."""
-    return min(total, math.ceil(ratio * total - 1e-9))
 
 
 def hide_blocks(num_blocks: int, ratio: float, random: np.random.Generator) -> np.ndarray:

@@ -60,7 +60,8 @@ class PretrainTask(nn.Module):
         schedules: by the same names.
         temperature: of the contrastive logits at the start.
         share_image_pass: objectives read MIM's masked pass; off: a pass of their own.
-        visible_only: MIM's pass reads visible patches alone.
+        num_visible: mask blocks of a picture that MIM's pass reads alone, equally many of every
+            picture; 0: it also reads a token for each hidden patch.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class PretrainTask(nn.Module):
         *,
         temperature: float = 0.07,
         share_image_pass: bool = True,
-        visible_only: bool = False,
+        num_visible: int = 0,
     ) -> None:
         super().__init__()
         self.model = model
@@ -79,8 +80,7 @@ class PretrainTask(nn.Module):
         self.schedules = dict(schedules)
         self.temperature = Temperature(temperature)
         self.share_image_pass = share_image_pass
-        self.visible_only = visible_only
-        self._num_visible = 0
+        self.num_visible = num_visible
 
     def needs_prepass(self, progress: float) -> bool:
         return "itc" in self._weights(progress)
@@ -143,17 +143,8 @@ class PretrainTask(nn.Module):
     ) -> TowerStates:
         shared = self.share_image_pass if share_image_pass is None else share_image_pass
         needs = self._needs(names)
-        plan = plan_passes(needs, shared=shared, num_visible=self._visible_blocks(batch))
+        plan = plan_passes(needs, shared=shared, num_visible=self.num_visible)
         return run_towers(self.model, batch, plan, prepass=prepass)
-
-    def _visible_blocks(self, batch: Batch) -> int:
-        """Blocks of a picture that the tower sees; 0 where it also sees a token for the hidden.
-
-        The collator hides equally many of every picture in the run, so the host looks once.
-        """
-        if self.visible_only and not self._num_visible:
-            self._num_visible = int((~batch.block_hidden_BG[0]).sum())
-        return self._num_visible
 
     def _features(
         self,

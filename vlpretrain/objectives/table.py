@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from vlpretrain.config.schema import ObjectivesConfig
+from vlpretrain.config.schema import MimConfig, ObjectivesConfig
+from vlpretrain.errors import UserError
 from vlpretrain.objectives.base import Objective
 from vlpretrain.objectives.itc import ImageTextContrast
 from vlpretrain.objectives.itm import ImageTextMatching
@@ -14,6 +15,7 @@ from vlpretrain.objectives.mim import MaskedImageModelling
 from vlpretrain.objectives.mlm import MaskedLanguageModelling
 from vlpretrain.objectives.pretrain import PretrainTask, Schedule
 from vlpretrain.objectives.visible_decoder import VisibleDecoder
+from vlpretrain.pixels import num_hidden
 
 if TYPE_CHECKING:
     from vlpretrain.models.vlmodel import VLModel
@@ -36,8 +38,27 @@ def create_pretrain_task(model: VLModel, config: ObjectivesConfig) -> PretrainTa
         schedules,
         temperature=config.itc.temperature,
         share_image_pass=config.mim.image_pass == "shared",
-        visible_only=config.mim.encode == "visible",
+        num_visible=num_visible_blocks(model.vision.image_size, config.mim),
     )
+
+
+def num_visible_blocks(image_size: int, mim: MimConfig) -> int:
+    """Mask blocks that the tower reads alone; 0 where it also reads a token for each hidden one.
+
+    Raises:
+        UserError: none would be left.
+    """
+    if mim.encode != "visible" or mim.weight == 0:
+        return 0
+    total = (image_size // mim.block) ** 2
+    visible = total - num_hidden(mim.ratio, total)
+    if visible == 0:
+        raise UserError(
+            f"{mim.ratio} hides all {total} blocks of a picture, and `visible` reads the others",
+            where="objectives.mim.ratio",
+            fix="a lower ratio, a smaller objectives.mim.block, or encode: mask_token",
+        )
+    return visible
 
 
 def _mim(model: VLModel, config: ObjectivesConfig) -> Objective:
