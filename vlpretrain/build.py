@@ -180,6 +180,7 @@ def model_spec(config: RunConfig, tokeniser: Tokeniser) -> ModelSpec:
         heads=model.vision.heads,
         patch=model.vision.patch,
         drop_path=model.vision.drop_path,
+        position=model.vision.position,
     )
     text = TextSpec(
         name=model.text.name,

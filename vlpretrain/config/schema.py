@@ -84,6 +84,10 @@ class VisionConfig:
     """Patch side of a timm ViT in pixels; 0: the model's own."""
     drop_path: float = 0.0
     """Stochastic depth rate of the last layer."""
+    position: Literal["own", "conditional"] = "own"
+    """own: the backbone's position embedding alone; conditional: a plain timm ViT also adds a 3x3
+    depthwise convolution behind its first block (Chu et al. 2021), so that it need not learn from
+    data which patches are neighbours: worth it from random weights on little data."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ class VisionSpec:
     heads: int = 0
     patch: int = 0  # pixels
     drop_path: float = 0.0
+    position: Literal["own", "conditional"] = "own"
 
 
 @dataclass(frozen=True)

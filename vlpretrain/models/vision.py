@@ -21,6 +21,7 @@ from vlpretrain.models.attention import prefers_plain
 from vlpretrain.models.backbones import Backbone, build_backbone
 from vlpretrain.models.blocks import compile_blocks
 from vlpretrain.models.layers import INIT_DEVIATION
+from vlpretrain.models.position import add_conditional_position
 from vlpretrain.models.spec import VisionSpec
 from vlpretrain.models.weights import WeightReport
 
@@ -61,12 +62,16 @@ class VisionTower(nn.Module):
         self.image_size = spec.image_size
         self.grid = (spec.image_size // backbone.stride,) * 2
         self.num_prefix = backbone.num_prefix
-        self.supports_visible = bool(backbone.patch_drop)
+        self.supports_visible = bool(backbone.patch_drop) and spec.position == "own"
         self.image_mean, self.image_std = backbone.mean, backbone.std
         self.weight_report: WeightReport | None = backbone.report
         self._has_class_token = backbone.has_class_token
         self._switchable = _with_fused_attention(self.backbone)
         self._prepare_masking(backbone)
+        if spec.position == "conditional":
+            self.position = add_conditional_position(
+                self.backbone, self.width, self.grid, self.num_prefix
+            )
 
     def _prepare_masking(self, backbone: Backbone) -> None:
         self._hidden_BN: Tensor | None = None  # of the call in progress, at patch resolution
@@ -141,9 +146,10 @@ class VisionTower(nn.Module):
     def _count_visible(self, block_hidden_BG: Tensor, num_visible: int) -> int:
         if not self.supports_visible:
             raise UserError(
-                f"{type(self.backbone).__name__} cannot leave patches out",
+                f"{type(self.backbone).__name__} with {self.spec.position} positions cannot leave "
+                "patches out",
                 where="objectives.mim.encode",
-                fix="encode: mask_token, or a plain ViT as vision.name",
+                fix="encode: mask_token, or a plain ViT with its own positions",
             )
         blocks = num_visible or int((~block_hidden_BG[0]).sum())
         return blocks * self._embed_grid**2 // block_hidden_BG.shape[1]
