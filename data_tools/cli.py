@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from pathlib import Path
 from typing import TypeAlias
@@ -28,8 +29,10 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
-        # A full disk, a folder without permission: the system's own words name the place.
-        print(f"error: {error}", file=sys.stderr)
+        place = error.filename or (options.out if "out" in options else "")
+        fix = FIXES.get(error.errno or 0, "check the files and folders that were named")
+        problem = UserError(error.strerror or str(error), where=str(place or ""), fix=fix)
+        print(f"error: {problem}", file=sys.stderr)
     except KeyboardInterrupt:
         print("stopped; nothing half-written is left", file=sys.stderr)
         return 130  # as shells count a keyboard interrupt
@@ -122,6 +125,13 @@ COMMANDS = {
     "inspect": _inspect,
     "validate": _validate,
     "tokenizer": _tokenizer,
+}
+
+# By the system's number of an error.
+FIXES = {
+    errno.ENOSPC: "the disk is full: free some space, or name a folder on another disk",
+    errno.EACCES: "ask for the permission, or name another folder",
+    errno.EROFS: "name a folder that can be written",
 }
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"

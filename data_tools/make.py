@@ -108,7 +108,7 @@ def make_shards(
     grouped = _group(tracked(rows, "captions read"), report)
     with new_folder(out, overwrite=options.overwrite) as folder:
         jobs = _jobs(grouped, images, options.resize, report)
-        _check_missing(report, images, len(jobs), options.strict)
+        _check_missing(report, images, captions, len(jobs), options.strict)
         built = ordered_map(_build, jobs, options.workers)
         samples = _kept(tracked(built, "pictures written", len(jobs)), report, options.strict)
         shards = write_shards(folder, samples, options.shard_size, prefix="shard")
@@ -175,13 +175,19 @@ def _jobs(
     return jobs
 
 
-def _check_missing(report: MakeReport, images: Path, found: int, strict: bool) -> None:
+def _check_missing(
+    report: MakeReport, images: Path, captions: Path, found: int, strict: bool
+) -> None:
     if report.missing and (strict or not found):
         fix = "check --images, or leave --strict out to go on without them" if strict else ""
         problem = _named("pictures missing", report.missing)
         raise UserError(problem, where=str(images), fix=fix or "check --images")
     if not found:
-        raise UserError("no picture with a caption", fix="check --captions, --split and --only")
+        raise UserError(
+            "no picture with a caption",
+            where=str(captions),
+            fix="check --captions, --split and --only",
+        )
 
 
 def _build(job: _Job) -> _Built:
