@@ -29,7 +29,7 @@ from vlpretrain.data.shards import Source, open_source
 from vlpretrain.data.tokenise import Tokeniser, load_tokeniser, train_wordpiece
 from vlpretrain.data.transforms import SampleSettings
 from vlpretrain.errors import UserError
-from vlpretrain.models.factory import create_model
+from vlpretrain.models.factory import DESCRIPTION_FILE, create_model
 from vlpretrain.models.spec import FusionSpec, ModelSpec, TextSpec, VisionSpec
 from vlpretrain.models.vision import VisionTower
 from vlpretrain.models.vlmodel import VLModel
@@ -52,8 +52,17 @@ TRAINED_HERE = "train"
 
 
 def open_sources(specs: Sequence[str], data: DataConfig) -> list[Source]:
-    """The sources, indexed; raises UserError where one holds no shard."""
-    return [open_source(spec, data) for spec in specs]
+    """The sources, indexed; raises UserError where one holds no shard or no sample."""
+    sources = [open_source(spec, data) for spec in specs]
+    for source in sources:
+        if not source.sizes.any():
+            reasons = "".join(f"\n  {skip.shard}: {skip.reason}" for skip in source.problems[:3])
+            raise UserError(
+                f"no sample in {len(source.shards)} shards{reasons}",
+                where=source.spec,
+                fix="python -m data_tools validate names every problem",
+            )
+    return sources
 
 
 def build_tokeniser(
@@ -63,6 +72,7 @@ def build_tokeniser(
     if config.data.tokenizer != TRAINED_HERE:
         return load_tokeniser(config.data.tokenizer)
     if config.init:
+        _check_export(config.init)
         return load_tokeniser(config.init)
     return train_wordpiece(read_captions(sources, samples), config.data.vocab_size)
 
@@ -212,7 +222,17 @@ def build_model(config: RunConfig, tokeniser: Tokeniser) -> VLModel:
     return model
 
 
+def _check_export(folder: str) -> None:
+    if not (Path(folder) / DESCRIPTION_FILE).is_file():
+        raise UserError(
+            f"no exported model: the folder holds no {DESCRIPTION_FILE}",
+            where=f"init {folder}",
+            fix="give the export/ folder of a run",
+        )
+
+
 def _start_from(model: VLModel, export_folder: str) -> None:
+    _check_export(export_folder)
     report = load_weights(model, read_weights(export_folder), source=export_folder)
     if report.missing or report.mismatched:
         raise UserError(

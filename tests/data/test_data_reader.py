@@ -1,5 +1,6 @@
 """The reader gives exactly the bytes of the sample at a position."""
 
+import errno
 import os
 import pickle
 from pathlib import Path
@@ -97,3 +98,15 @@ def test_a_shard_that_is_gone_is_told(tmp_path: Path) -> None:
     (tmp_path / "0.tar").unlink()
     with pytest.raises(UserError, match=r"0\.tar: cannot be read: No such file"):
         ShardReader([source]).read(Position(0, 0, 0, 0, 0))
+
+
+def test_a_failing_disk_is_told_with_the_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int, size: int, offset: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    reader = ShardReader([write_shards(tmp_path, num_shards=1, num_samples=1)])
+    monkeypatch.setattr(os, "pread", fail)
+    with pytest.raises(UserError, match=r"\.tar: the shard can't be read: .*Input/output error"):
+        reader.read(Position(0, 0, 0, 0, 0))

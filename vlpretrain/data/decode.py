@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import simplejpeg
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from vlpretrain.data.sample import SampleError
@@ -185,6 +185,11 @@ def _decode_with_pillow(
                 region_CHW = rgb_pixels(picture.crop(corners))
         except DecodeError:
             raise
+        except UnidentifiedImageError:  # its own message holds a memory address
+            raise DecodeError("picture can't be decoded: of no known format") from None
+        except Image.DecompressionBombError:
+            limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
+            raise DecodeError(f"picture is over the limit of {limit} pixels") from None
         except Exception as error:  # Pillow's readers raise nearly anything on broken bytes
             raise DecodeError(
                 f"picture can't be decoded: {error or type(error).__name__}"

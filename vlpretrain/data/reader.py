@@ -41,13 +41,19 @@ class ShardReader:
         """The sample at a position, as bytes.
 
         Raises:
-            UserError: the shard cannot be opened or fetched, or is not what was indexed.
-            OSError: the disk fails.
+            UserError: the shard cannot be opened, fetched or read, or is not what was indexed.
         """
         shard = self._open.get((position.source, position.shard))
         if shard is None:
             shard = self._open_shard(position)
-        return shard.read(position.row)
+        try:
+            return shard.read(position.row)
+        except OSError as error:
+            raise UserError(
+                f"the shard can't be read: {error}",
+                where=shard.path,
+                fix="check the disk that it lies on",
+            ) from error
 
     def close(self) -> None:
         self._open.clear()

@@ -37,6 +37,7 @@ from vlpretrain.data.remote import (
     remote_file,
 )
 from vlpretrain.errors import UserError
+from vlpretrain.types import Skip
 
 _LISTS = (".txt", ".list", ".lst")
 _SHOWN = 3  # names in a message
@@ -57,6 +58,11 @@ class Source:
     def __post_init__(self) -> None:
         sizes = np.array([len(shard) for shard in self.shards], np.int64)
         object.__setattr__(self, "sizes", sizes)
+
+    @property
+    def problems(self) -> list[Skip]:
+        """What the indexes could not use, of all shards."""
+        return [problem for shard in self.shards for problem in shard.problems]
 
     def open_shard(self, shard: int) -> int:
         """A file descriptor of the shard, fetched first if it is remote.

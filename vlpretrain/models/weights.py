@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ def load_weights(
 
 def first_line(error: Exception) -> str:
     """What an error says first; some libraries' go on for a page, some say nothing."""
-    return str(error).partition("\n")[0] or type(error).__name__
+    return re.split(r"\n|(?<=\.) ", str(error))[0] or type(error).__name__
 
 
 def _weight_file(path: Path) -> Path:
