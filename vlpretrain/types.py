@@ -181,8 +181,12 @@ class TrainLoader(Protocol):
     @property
     def samples_per_epoch(self) -> int: ...
 
-    def steps(self, first: int, last: int) -> Iterator[StepData]:
-        """This rank's share of steps first .. last - 1."""
+    def steps(self, first: int, last: int, skipped: int = 0) -> Iterator[StepData]:
+        """This rank's share of steps first .. last - 1.
+
+        Args:
+            skipped: samples of the steps before `first` that could not be used, over all ranks.
+        """
 
 
 class Evaluator(Protocol):

@@ -53,7 +53,7 @@ class PretrainLoader:
     def __init__(self, micro_batch: int, micro_steps: int) -> None:
         self.micro_batch, self.micro_steps = micro_batch, micro_steps
 
-    def steps(self, first: int, last: int) -> Iterator[StepData]:
+    def steps(self, first: int, last: int, skipped: int = 0) -> Iterator[StepData]:
         for step in range(first, last):
             whole = pretraining_batch(step, self.micro_batch * self.micro_steps * world_size())
             begins = [

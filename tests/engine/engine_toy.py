@@ -100,7 +100,7 @@ class ToyLoader:
 
     samples_per_epoch = 64
 
-    def steps(self, first: int, last: int) -> Iterator[StepData]:
+    def steps(self, first: int, last: int, skipped: int = 0) -> Iterator[StepData]:
         for step in range(first, last):
             rows = self.micro_batch * self.micro_steps * world_size()
             whole = toy_batch(step, rows, step == self.poisoned)

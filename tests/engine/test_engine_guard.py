@@ -48,7 +48,7 @@ def test_a_non_finite_gradient_stops_the_run_too(tmp_path: Path, stage: int) -> 
 class Interrupted(ToyLoader):
     """Sends this process a signal while a step's data are being read."""
 
-    def steps(self, first: int, last: int) -> Iterator[StepData]:
+    def steps(self, first: int, last: int, skipped: int = 0) -> Iterator[StepData]:
         for step, data in zip(range(first, last), super().steps(first, last), strict=True):
             if step == 2 and first == 0:
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -37,6 +37,7 @@ from vlpretrain.engine import (
     train,
 )
 from vlpretrain.engine.checkpoint import choose_checkpoint, on_main
+from vlpretrain.engine.run_folder import writing
 from vlpretrain.report import write_report
 
 Answer = TypeVar("Answer")
@@ -56,7 +57,6 @@ def pretrain(config: RunConfig) -> int:
     evaluator = main_first(lambda: build_evaluator(config, tokeniser))
     task = build_task(config, tokeniser)
     summary = summarise(config, sources, loader, task)
-    on_main(lambda: summary.write(run.path / "summary.json"))
     run.say(summary.lines())
     engine = start_engine(
         task,
@@ -66,6 +66,7 @@ def pretrain(config: RunConfig) -> int:
         compile=compile_task if config.train.compile else None,
     )
     progress = resume(engine, run, config)
+    on_main(lambda: summary.write(run.path / "summary.json"))
     result = train(engine, loader, evaluator, run, config, progress, chance=summary.chance)
     if not result.stopped_by:
         export(engine, run.path / "export", partial(save_model, task, tokenizer_folder(run.path)))
@@ -78,7 +79,8 @@ def open_run(config: RunConfig) -> RunFolder:
     """The run's folder; with resume "never" only where it has no checkpoint yet."""
     if config.checkpoint.resume == "never":
         on_main(lambda: choose_checkpoint(Path(config.out) / "checkpoints", "never"))
-    return RunFolder(config.out, dump_yaml(config), tensorboard=config.log.tensorboard)
+    folder = partial(RunFolder, config.out, dump_yaml(config), config.log.tensorboard)
+    return main_first(folder)
 
 
 def main_first(action: Callable[[], Answer]) -> Answer:
@@ -100,7 +102,8 @@ def prepare_tokeniser(config: RunConfig, sources: Sequence[Source], run: RunFold
         kept = kept_tokenizer(config, run)
         if kept != folder:
             tokeniser = load_tokeniser(kept) if kept else build_tokeniser(config, sources)
-            tokeniser.save(folder)
+            with writing(folder):
+                tokeniser.save(folder)
 
     on_main(prepare)
     return load_tokeniser(folder)

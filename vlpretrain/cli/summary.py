@@ -14,6 +14,7 @@ from vlpretrain.config.schema import RunConfig
 from vlpretrain.data.loader import Loader
 from vlpretrain.data.shards import Source
 from vlpretrain.distributed import world_size
+from vlpretrain.engine.run_folder import writing
 from vlpretrain.models.vlmodel import parameter_counts
 from vlpretrain.objectives.pretrain import PretrainTask
 
@@ -28,6 +29,7 @@ class Summary:
     command: list[str]
     data: dict[str, Any]
     parameters: dict[str, int]
+    weights: list[str]  # of pretrained weights: what loaded, and what did not
     vocab_size: int
     chance: dict[str, float]
     total_steps: int
@@ -37,13 +39,25 @@ class Summary:
         millions = {part: f"{count / 1e6:.1f}M" for part, count in self.parameters.items()}
         return [
             f"data: {self.data['samples']:,} samples in {self.data['shards']:,} shards",
+            *self._unusable(),
             "model: " + ", ".join(f"{part} {size}" for part, size in millions.items()),
+            *self.weights,
             f"run: {self.total_steps:,} steps on {world_size()} "
             f"process{'es' if world_size() > 1 else ''}, into {self.data['run_folder']}",
         ]
 
+    def _unusable(self) -> list[str]:
+        """What the shards hold that is left out, and one example."""
+        return [
+            f"  {source['source']}: {source['unusable']:,} records can't be used and are left out "
+            f"({source['example']}); python -m data_tools validate names them"
+            for source in self.data["sources"]
+            if source["unusable"]
+        ]
+
     def write(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        with writing(path):
+            path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
 
 def summarise(
@@ -64,6 +78,7 @@ def summarise(
             "sources": [describe_source(source) for source in sources],
         },
         parameters={**parameters, "objectives": heads},
+        weights=[str(report) for report in task.model.weight_reports],
         vocab_size=task.model.text.vocab_size,
         chance=chance_levels(config, task, batch),
         total_steps=count_steps(config.train, loader.samples_per_epoch),
@@ -72,10 +87,12 @@ def summarise(
 
 def describe_source(source: Source) -> dict[str, Any]:
     """A source's counts, and how many of its records the index could not use."""
+    problems = source.problems
     return {
         "source": source.spec,
         "shards": len(source.shards),
         "samples": int(source.sizes.sum()),
         "gigabytes": round(sum(shard.file_size for shard in source.shards) / 1e9, 3),
-        "unusable": sum(len(shard.problems) for shard in source.shards),
+        "unusable": len(problems),
+        "example": f"{problems[0].shard}: {problems[0].reason}" if problems else "",
     }

@@ -114,14 +114,7 @@ class BatchMaker:
         )
 
     def _row(self, position: Position) -> Row | Skip:
-        try:
-            raw = self.reader.read(position)
-        except OSError as error:
-            raise UserError(
-                f"a shard can't be read: {error}",
-                where="data",
-                fix="check that the shards are where they were when the run started",
-            ) from error
+        raw = self.reader.read(position)
         try:
             return prepare_row(parse_sample(raw), position.epoch, position.source, self.settings)
         except SampleError as error:
@@ -156,13 +149,19 @@ class Loader:
     def samples_per_epoch(self) -> int:
         return self.maker.order.epoch_length
 
-    def steps(self, first: int, last: int) -> Iterator[StepData]:
+    def steps(self, first: int, last: int, skipped: int = 0) -> Iterator[StepData]:
         """This rank's share of steps first .. last - 1.
+
+        Args:
+            skipped: samples of the steps before `first` that could not be used, over all ranks;
+                this rank counts on from its share of them.
 
         Raises:
             UserError: too large a share of the samples is unusable.
         """
         self._plan.steps = range(first, last)
+        self._skipping.seen = first * self.micro_batch * self.micro_steps
+        self._skipping.skipped = skipped // self._plan.world_size
         prepared = iter(self._batches)
         for _ in range(first, last):
             yield self._step([next(prepared) for _ in range(self.micro_steps)])
@@ -225,6 +224,7 @@ class _Plan(Sampler[tuple[int, int]]):
         self.steps = range(0)
         self.global_batch = global_batch
         self.micro_batch = micro_batch
+        self.world_size = world_size
         self.chunks = range(0, micro_steps * micro_batch * world_size, micro_batch * world_size)
         self.offset = rank * micro_batch
 

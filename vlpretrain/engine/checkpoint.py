@@ -74,10 +74,10 @@ def resume(engine: Engine, run: RunFolder, config: RunConfig) -> Progress:
     """
     path = on_main(lambda: choose_checkpoint(run.checkpoints, config.checkpoint.resume))
     if path is None:
-        run.cut_back(0)
+        on_main(lambda: run.begin(0))
         return Progress()
     progress = load_checkpoint(engine, path)
-    run.cut_back(progress.step)
+    on_main(lambda: run.begin(progress.step))
     run.say(f"going on from {path}")
     return progress
 
@@ -98,6 +98,9 @@ def choose_checkpoint(folder: Path, wish: str) -> Path | None:
             )
         return None
     if wish != "auto":
+        if not Path(wish).is_dir():
+            there = ", ".join(path.name for path in list_checkpoints(Path(wish).parent)) or "none"
+            raise UserError("no such checkpoint", where=wish, fix=f"in that folder: {there}")
         damage = find_damage(Path(wish))
         if damage:
             raise UserError(f"is no whole checkpoint: {damage}", where=wish)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vlpretrain.distributed import is_main
 from vlpretrain.engine.checkpoint import named_buffers, on_main
+from vlpretrain.engine.run_folder import writing
 from vlpretrain.engine.start import Engine
 
 Save = Callable[[dict[str, Tensor], Path], None]
@@ -58,7 +59,11 @@ def _tied_names(task: nn.Module) -> dict[str, str]:
 
 
 def _export(state_dict: dict[str, Tensor], folder: Path, save: Save) -> None:
-    on_main(lambda: save(state_dict, folder))
+    def write() -> None:
+        with writing(folder):
+            save(state_dict, folder)
+
+    on_main(write)
 
 
 def _whole(parameter: nn.Parameter) -> Tensor:

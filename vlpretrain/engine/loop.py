@@ -63,7 +63,7 @@ def train(
     """
     training = _Training(engine, evaluator, run, config, progress, chance or {})
     with stop_on_signals() as stop:
-        for data in loader.steps(progress.step, engine.total_steps):
+        for data in loader.steps(progress.step, engine.total_steps, progress.skipped):
             step, result = training.step, train_step(engine, data, training.step, config)
             training.guard.watch(
                 step, result.losses, result.keys, engine.gradient_was_finite(), stop

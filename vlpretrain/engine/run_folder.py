@@ -12,13 +12,15 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from vlpretrain.distributed import is_main, world_size
 from vlpretrain.errors import UserError
@@ -36,18 +38,12 @@ class RunFolder:
 
     def __init__(self, path: str | Path, config_text: str, tensorboard: bool = True) -> None:
         self.path = Path(path)
+        self._config_text = config_text
         self._tensorboard: Any = None
         self._wants_tensorboard = tensorboard
-        if not is_main():
-            return
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            (self.path / "config.yaml").write_text(config_text, encoding="utf-8")
-            _write_json(self.path / "environment.json", describe_environment())
-        except OSError as error:
-            raise UserError(
-                f"can't be written: {error.strerror}", where=str(path), fix="choose another `out`"
-            ) from error
+        if is_main():
+            with writing(self.path):
+                self.checkpoints.mkdir(parents=True, exist_ok=True)
 
     @property
     def checkpoints(self) -> Path:
@@ -57,10 +53,23 @@ class RunFolder:
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
-    def cut_back(self, step: int) -> None:
-        """Drops what was logged after a step, and a line that a killed run left half-written."""
-        if not is_main() or not self.metrics.exists():
+    def begin(self, step: int) -> None:
+        """Says what runs from this step on. Until then the folder tells of the run before.
+
+        Drops what was logged after the step, and a line that a killed run left half-written.
+
+        Raises:
+            UserError: the folder can't be written.
+        """
+        if not is_main():
             return
+        with writing(self.path):
+            (self.path / "config.yaml").write_text(self._config_text, encoding="utf-8")
+            _write_json(self.path / "environment.json", describe_environment())
+            if self.metrics.exists():
+                self._cut_back(step)
+
+    def _cut_back(self, step: int) -> None:
         lines = self.metrics.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if _logged_step(line) <= step]
         partial = self.metrics.with_suffix(".partial")
@@ -71,10 +80,11 @@ class RunFolder:
         """Adds one line to metrics.jsonl, and its figures to TensorBoard."""
         if not is_main():
             return
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(figures)) + "\n")
-        if self._wants_tensorboard:
-            self._log_to_tensorboard(figures)
+        with writing(self.metrics):
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(dict(figures)) + "\n")
+            if self._wants_tensorboard:
+                self._log_to_tensorboard(figures)
 
     def _log_to_tensorboard(self, figures: Mapping[str, float | int | str]) -> None:
         if self._tensorboard is None:
@@ -101,6 +111,20 @@ class RunFolder:
     def close(self) -> None:
         if self._tensorboard is not None:
             self._tensorboard.close()
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Turns a failure to write inside into a UserError that names `place`."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        system = error if isinstance(error, OSError) else OSError()
+        raise UserError(
+            f"can't be written: {system.strerror or error}",
+            where=str(system.filename or place),
+            fix="free some space or choose another `out`; checkpoints stay as they are",
+        ) from error
 
 
 def describe_environment() -> dict[str, Any]:
