@@ -180,6 +180,15 @@ def test_broken_bytes_are_a_reason(data, reason, fast):
         decode(data, fast=fast)
 
 
+def test_what_pillow_refuses_to_open_is_said_in_plain_words():
+    bomb = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
+    with pytest.raises(DecodeError, match=f"over the limit of {LIMIT} pixels"):
+        decode_crop(bomb.getvalue(), 32, centre_box, max_pixels=LIMIT)
+    with pytest.raises(DecodeError, match=r"of no known format$"):
+        decode_crop(b"<html>", 32, centre_box, max_pixels=LIMIT)
+
+
 @pytest.mark.parametrize("data", [JPEG, PNG])
 def test_the_pixel_limit_is_read_from_the_header(data):
     assert decode(data, max_pixels=64 * 64).shape == (3, 32, 32)

@@ -220,6 +220,13 @@ def test_too_many_skips_stop_the_run_with_the_first_reasons():
         list(loader.steps(0, 5))
 
 
+def test_a_run_that_goes_on_remembers_what_was_skipped():
+    loader = Loader(maker(broken=(1,)), LoaderSettings(10, max_skipped=0.05))
+    with pytest.raises(UserError, match=r"[67] of 60 samples"):
+        list(loader.steps(5, 10, skipped=6))
+    assert len(list(loader.steps(5, 10, skipped=0))) == 5
+
+
 @pytest.mark.usefixtures("quick_end")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_search_for_a_substitute_ends(workers):

@@ -31,7 +31,7 @@ def split_batch(train: TrainConfig, ranks: int) -> BatchSplit:
     total = train.global_batch
     if total < 1 or total % ranks:
         raise UserError(
-            f"train.global_batch {total} can't be divided by {ranks} ranks",
+            f"{total} samples can't be divided by {ranks} ranks",
             where="train.global_batch",
             fix=f"use a multiple of {ranks}, such as {max(1, round(total / ranks)) * ranks}",
         )

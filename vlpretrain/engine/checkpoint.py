@@ -249,9 +249,10 @@ def _or_user_error(partial: Path, write: Callable[[], Answer]) -> Answer:
     try:
         return write()
     except (OSError, SafetensorError) as error:
+        problem = _write_problem(error, partial)  # before there is room again
         shutil.rmtree(partial, ignore_errors=True)
         raise UserError(
-            _write_problem(error, partial),
+            problem,
             where=str(partial.parent),
             fix="free space or choose another `out`; older checkpoints are untouched",
         ) from error
