@@ -52,6 +52,8 @@ class Options:
     """Of weights and computation, for every contestant."""
     ablation: bool = False
     """Also the plain way with one saving after the other (small)."""
+    compiled: bool = False
+    """Also ours with torch.compile on its blocks, which takes minutes to compile (small)."""
     repeats: int = 3
     """Turns; the smallest time counts."""
     threads: int = 1
@@ -161,7 +163,10 @@ def _builders(options: Options, sizes: Sizes) -> dict[str, Callable[[], Contesta
         for name, title in SAVINGS.items():
             savings = replace(savings, **{name: True})
             found[title] = _plain(sizes, batch, savings)
-    return found | _own_recipes(sizes, batch)
+    found |= _own_recipes(sizes, batch)
+    if options.compiled:
+        found["ours, masked pass shared, compiled"] = _own(sizes, batch, Recipe(), compiled=True)
+    return found
 
 
 def _own_recipes(sizes: Sizes, batch: Batch) -> dict[str, Callable[[], Contestant]]:
@@ -190,8 +195,16 @@ def _plain(sizes: Sizes, batch: Batch, savings: Savings) -> Callable[[], Contest
     return _peer(lambda: PlainWay(sizes, savings, plain_attention=True), batch)
 
 
-def _own(sizes: Sizes, batch: Batch, recipe: Recipe) -> Callable[[], Contestant]:
-    return lambda: Contestant(ours(sizes, recipe), batch, lambda model, rows: model(rows).loss)
+def _own(
+    sizes: Sizes, batch: Batch, recipe: Recipe, compiled: bool = False
+) -> Callable[[], Contestant]:
+    def build() -> Contestant:
+        task = ours(sizes, recipe)
+        if compiled:
+            task.model.compile_blocks()
+        return Contestant(task, batch, lambda model, rows: model(rows).loss)
+
+    return build
 
 
 def _prepare(contestant: Contestant, options: Options) -> Contestant:
