@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -31,6 +32,7 @@ from vlpretrain.errors import UserError
 LAUNCHER_PID = "VLPRETRAIN_LAUNCHER_PID"
 
 INTERRUPTED_CODE = 128 + signal.SIGINT
+_PORTS = range(20_000, 32_000)
 # The end of a run, and its end on request, need no further word.
 _EXPECTED_CODES = (0, INTERRUPTED_CODE, 128 + signal.SIGTERM)
 
@@ -45,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return launch(given[1:])
     except (UserError, OSError) as error:
         return failure.report(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED_CODE
 
 
 def launch(arguments: Sequence[str]) -> int:
@@ -158,9 +162,11 @@ def _run_to_the_end(command: Sequence[str], environment: Mapping[str, str]) -> i
     process = subprocess.Popen(command, env=dict(environment), start_new_session=True)
 
     def pass_on(signum: int, frame: FrameType | None) -> None:
-        for receiver in _ranks_below(process.pid) or _tree_of(process.pid):
+        ranks = _ranks_below(process.pid)
+        for receiver in ranks or _tree_of(process.pid):
             with contextlib.suppress(psutil.NoSuchProcess):
-                receiver.send_signal(signum)
+                # Who starts the ranks would answer Ctrl-C with a traceback.
+                receiver.send_signal(signum if ranks else signal.SIGTERM)
 
     former = {kind: signal.signal(kind, pass_on) for kind in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -228,9 +234,14 @@ def cpu_environment(processes: int, env: Mapping[str, str]) -> dict[str, str]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port below those that the system deals out itself: it is used only seconds later."""
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise UserError(
+        f"no free port in {_PORTS.start} .. {_PORTS.stop - 1}", fix="set MASTER_PORT to a free one"
+    )
 
 
 if __name__ == "__main__":
