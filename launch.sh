@@ -60,7 +60,7 @@ run_lint() {
 
 run_quickstart() {
     local home="$root/runs/quickstart"
-    render_scenes "$home/data/train" train 0 4000
+    render_scenes "$home/data/train" train 0 8000
     render_scenes "$home/data/val" val 1 200
     local where=()
     has_gpu || where=(--processes 2)
@@ -73,7 +73,7 @@ run_quickstart() {
 render_scenes() {
     [ -d "$1" ] && return
     "$python" -m data_tools synth --out "$1" --split "$2" --seed "$3" --samples "$4" \
-        --shard-size 250 --workers "$(nproc)"
+        --image-size 64 --shard-size 500 --workers "$(nproc)"
 }
 
 has_gpu() { "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; }

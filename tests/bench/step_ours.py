@@ -40,7 +40,7 @@ def ours(sizes: Sizes, recipe: Recipe) -> PretrainTask:
     )
     objectives = ObjectivesConfig(
         mim=mim,
-        itm=ItmConfig(weight=weight["itm"]),
+        itm=ItmConfig(weight=weight["itm"], hard_from=0.0),
         itc=ItcConfig(weight=weight["itc"]),
         mlm=MlmConfig(weight=weight["mlm"]),
     )

@@ -38,7 +38,7 @@ def tiny_pretraining(dropout: float = 0.0) -> PretrainTask:
     )
     objectives = ObjectivesConfig(
         MimConfig(block=BLOCK),
-        ItmConfig(negatives="global"),
+        ItmConfig(negatives="global", hard_from=0.0),
         ItcConfig(),
         MlmConfig(schedule=ScheduleConfig(start=0.33)),
     )

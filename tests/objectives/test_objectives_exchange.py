@@ -80,7 +80,7 @@ def check_task(rank: int) -> None:
 
 
 def matching_task() -> PretrainTask:
-    return tiny_task(itm=ItmConfig(negatives="global"))
+    return tiny_task(itm=ItmConfig(negatives="global", hard_from=0.0))
 
 
 def unequal_batches() -> tuple[Batch, list[Batch]]:

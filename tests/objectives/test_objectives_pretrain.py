@@ -153,7 +153,7 @@ def test_the_loss_is_the_weighted_sum() -> None:
 @pytest.mark.parametrize("kind", ["cross", "merged", "concat"])
 def test_rows_that_are_no_pair_disturb_no_loss(kind: str) -> None:
     """What stands in for a missing picture or text is read by nobody but MLM's own blank."""
-    task = tiny_task(kind=kind, itm=ItmConfig(hard=False)).eval()
+    task = tiny_task(kind=kind, itm=ItmConfig(hard_from=1.0)).eval()
     batch = some_incomplete(make_batch(8))
     kept_M = batch.hidden_word_index_M // 7 != 5  # the text without a picture, where MLM reads one
     batch = count(

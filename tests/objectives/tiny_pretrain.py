@@ -39,7 +39,7 @@ def tiny_task(
     )
     config = ObjectivesConfig(
         mim=replace(mim or MimConfig(), block=BLOCK, ratio=0.5, decoder_width=32),
-        itm=itm or ItmConfig(),
+        itm=itm or ItmConfig(hard_from=0.0),
         itc=itc or ItcConfig(),
         mlm=mlm or MlmConfig(),
     )

@@ -30,6 +30,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "objectives.mim.block": (1, math.inf),
     "objectives.mim.ratio": (0, 1),
     "objectives.mlm.ratio": (0, 1),
+    "objectives.itm.hard_from": (0, 1),
     "objectives.itc.temperature": (0.01, math.inf),
     "optim.lr": (0, math.inf),
     "optim.min_lr": (0, math.inf),

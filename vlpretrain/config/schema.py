@@ -187,8 +187,10 @@ class ItmConfig:
     negatives: Literal["local", "global"] = "local"
     """Where negatives come from: the rank's own micro-batch, or the micro-batches of all ranks
     (only the chosen rows travel)."""
-    hard: bool = True
-    """Draw negatives in proportion to their contrastive similarity; off: evenly."""
+    hard_from: float = 0.2
+    """Share of the run from which negatives are drawn in proportion to their contrastive
+    similarity; before it evenly, since hard ones from the first step hold the loss at its chance
+    level for long. 0: always hard; 1: never."""
 
 
 @dataclass(frozen=True)

@@ -58,10 +58,10 @@ class ImageTextMatching(Objective):
     needs = frozenset({Need.IMAGE, Need.TEXT, Need.EMBEDDINGS})
     unit = "pairs"
 
-    def __init__(self, negatives: Literal["local", "global"], hard: bool) -> None:
+    def __init__(self, negatives: Literal["local", "global"], hard_from: float) -> None:
         super().__init__()
         self.over_ranks = negatives == "global"
-        self.hard = hard
+        self.hard_from = hard_from  # share of the run; negatives are drawn evenly before
 
     def request(self, features: Features, batch: Batch) -> FusionRequest:
         negatives = self._draw_negatives(features, batch)
@@ -92,7 +92,8 @@ class ImageTextMatching(Objective):
         row_B = torch.arange(size, device=own.image_BE.device) + features.rank * size
         column_C = torch.arange(len(others.image_BE), device=row_B.device) + first_candidate
         allowed_BC = own.pair_valid_B[:, None] & others.pair_valid_B & _differ(own, others)
-        factor = features.scale.detach() if self.hard and not features.evaluating else 0.0
+        hard = batch.progress >= self.hard_from and not features.evaluating
+        factor = features.scale.detach() if hard else 0.0
         return Negatives(
             text=draw(
                 factor * own.image_BE @ others.text_BE.T,

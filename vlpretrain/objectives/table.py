@@ -76,7 +76,7 @@ def _mim(model: VLModel, config: ObjectivesConfig) -> Objective:
 
 
 def _itm(model: VLModel, config: ObjectivesConfig) -> Objective:
-    return ImageTextMatching(config.itm.negatives, config.itm.hard)
+    return ImageTextMatching(config.itm.negatives, config.itm.hard_from)
 
 
 def _itc(model: VLModel, config: ObjectivesConfig) -> Objective:
