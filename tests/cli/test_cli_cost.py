@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
-from vlpretrain.cli.cost import amount, estimate_memory
+from vlpretrain.cli.cost import amount, busiest_point, estimate_memory
 from vlpretrain.config.schema import DeepSpeedConfig, TrainConfig
+from vlpretrain.objectives.pretrain import Schedule
 
 
 def total(stage: int, ranks: int, precision: str = "bf16", activations: float = 0.0) -> float:
@@ -37,3 +40,11 @@ def test_activations_grow_with_the_micro_batch_and_halve_in_bf16() -> None:
 )
 def test_amounts_have_three_digits_and_a_prefix(value: float, text: str) -> None:
     assert amount(value, "B") == text
+
+
+def test_the_step_is_measured_where_most_objectives_are_on() -> None:
+    late = Schedule(start=0.25, ramp=0.05)
+    task = SimpleNamespace(schedules={"mim": Schedule(stop=0.5), "itc": late, "itm": late})
+    assert busiest_point(task) == pytest.approx(0.3)  # type: ignore[arg-type]
+    task = SimpleNamespace(schedules={"mim": Schedule()})
+    assert busiest_point(task) == 0.0  # type: ignore[arg-type]

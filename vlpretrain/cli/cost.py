@@ -5,7 +5,7 @@ Backward is twice the forward's FLOPs: each product of two matrices has two in i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,7 +33,11 @@ class Measured:
 
 
 def measure(task: PretrainTask, batch: Batch, train: TrainConfig) -> Measured:
-    """Runs the task forward on a small batch, once whole and once for each objective."""
+    """Runs the task forward on a small batch, once whole and once for each objective.
+
+    Whole is where the run has most objectives on.
+    """
+    batch = replace(batch, progress=busiest_point(task))
     factor = RECOMPUTED if train.checkpoint_activations else FORWARD_AND_BACKWARD
     per_sample = factor / len(batch)
     task.train()
@@ -44,6 +48,13 @@ def measure(task: PretrainTask, batch: Batch, train: TrainConfig) -> Measured:
         flops_alone={name: count * per_sample for name, count in alone.items()},
         activation_bytes=kept_bytes(task, batch) / len(batch),
     )
+
+
+def busiest_point(task: PretrainTask) -> float:
+    """The first share of the run at which most objectives are on."""
+    schedules = task.schedules.values()
+    risen = sorted({schedule.start + schedule.ramp for schedule in schedules})
+    return max(risen, key=lambda point: sum(one.weight_at(point) != 0 for one in schedules))
 
 
 def only(task: PretrainTask, name: str) -> PretrainTask:

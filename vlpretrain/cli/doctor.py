@@ -224,7 +224,8 @@ def cost_lines(measured: Measured, split: BatchSplit) -> list[str]:
     return [
         f"a sample, forward and backward: {amount(measured.flops, 'FLOP')} ({parts})",
         f"each objective alone: {alone}",
-        f"a step: {amount(measured.flops * split.global_batch, 'FLOP')}",
+        f"a step, where most objectives are on: "
+        f"{amount(measured.flops * split.global_batch, 'FLOP')}",
     ]
 
 
