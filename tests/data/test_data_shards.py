@@ -1,6 +1,7 @@
 """What a user names becomes indexed shards, or a message that says what was looked for."""
 
 import io
+import json
 import os
 import tarfile
 import time
@@ -58,6 +59,37 @@ def test_every_way_to_name_shards_finds_them(tmp_path: Path) -> None:
     for spec in (folder, f"{folder}/0000{{0..2}}.tar", f"{folder}/*.tar", f"{tmp_path}/list.txt"):
         assert resolve_shards(spec) == paths
     assert resolve_shards(paths[1]) == [paths[1]]
+
+
+def test_json_manifests_list_shards(tmp_path: Path) -> None:
+    paths = write_shards(tmp_path / "data", 2)
+    names = ["data/00000.tar", paths[1]]
+    shardlist = [{"url": name, "nsamples": 1} for name in names]
+    for content in (names, {"wids_version": 1, "shardlist": shardlist}):
+        (tmp_path / "index.json").write_text(json.dumps(content))
+        assert resolve_shards(f"{tmp_path}/index.json") == paths
+
+
+def test_a_manifest_runs_no_command(tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_text('["pipe:cat secrets"]')
+    with pytest.raises(UserError, match="runs a shell command"):
+        resolve_shards(f"{tmp_path}/index.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[", "is not JSON"),
+        ("{}", "lists no shards"),
+        ("[]", "the list is empty"),
+        ("[3]", "not a shard's name: 3"),
+        ('[{"path": "a.tar"}]', "not a shard's name"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_is_said(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "index.json").write_text(content)
+    with pytest.raises(UserError, match=said):
+        resolve_shards(f"{tmp_path}/index.json")
 
 
 def test_img2dataset_folder_is_read_as_it_is(tmp_path: Path) -> None:

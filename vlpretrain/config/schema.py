@@ -15,8 +15,8 @@ class DataConfig:
     """What is read, and how a sample becomes a row of a batch."""
 
     train: tuple[str, ...] = ()
-    """Training sources: a folder of shards, a brace pattern, one .tar, a text file that lists
-    shards, or a remote address that fsspec opens."""
+    """Training sources: a folder of shards, a brace pattern, one .tar, a text or JSON file that
+    lists shards, or a remote address that fsspec opens."""
     weights: tuple[float, ...] = ()
     """A weight for each source; samples are mixed in exactly this proportion. Empty: every sample
     of every source comes once an epoch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import multiprocessing
 import os
 import random
@@ -39,7 +40,8 @@ from vlpretrain.data.remote import (
 from vlpretrain.errors import UserError
 from vlpretrain.types import Skip
 
-_LISTS = (".txt", ".list", ".lst")
+_MANIFEST = ".json"
+_LISTS = (".txt", ".list", ".lst", _MANIFEST)
 _SHOWN = 3  # names in a message
 _READERS = 16  # threads that read index files; at most as many processes that make them
 _FETCHERS = 4  # threads that fetch remote shards to index them
@@ -109,7 +111,8 @@ def resolve_shards(spec: str, *, allow_unsafe: bool = False) -> list[str]:
     """The shards that an entry names, sorted as the entry orders them.
 
     A folder (its *.tar files), a pattern with braces ({0000..0099}) or wildcards, one .tar, a text
-    file with an entry a line, or a remote address that fsspec opens: folder, pattern or file.
+    file with an entry a line, a JSON manifest (a list of entries, or webdataset's "shardlist"), or
+    a remote address that fsspec opens: folder, pattern or file.
 
     Raises:
         UserError: nothing is found, or `spec` is a `pipe:` and `allow_unsafe` is off.
@@ -155,18 +158,41 @@ def _tars_in(folder: str) -> list[str]:
 def _read_list(path: str, allow_unsafe: bool) -> list[str]:
     folder = os.path.dirname(os.path.abspath(path))
     shards: list[str] = []
-    for line in Path(path).read_text("utf-8", "surrogateescape").splitlines():
-        entry = line.strip()
-        if not entry or entry.startswith("#"):
-            continue
+    for entry in _manifest_entries(path) if path.endswith(_MANIFEST) else _listed_entries(path):
         if entry.endswith(_LISTS):
             raise UserError("a list cannot hold a list", where=f"{path}: {entry}")
         distant = is_remote(entry)
         full = entry if distant else os.path.join(folder, os.path.expanduser(entry))
         shards += resolve_shards(full, allow_unsafe=allow_unsafe)
     if not shards:
-        raise UserError("no shards: the list is empty", where=path, fix="one shard a line")
+        raise UserError("no shards: the list is empty", where=path, fix="one shard an entry")
     return shards
+
+
+def _listed_entries(path: str) -> list[str]:
+    lines = Path(path).read_text("utf-8", "surrogateescape").splitlines()
+    entries = [line.strip() for line in lines]
+    return [entry for entry in entries if entry and not entry.startswith("#")]
+
+
+def _manifest_entries(path: str) -> list[str]:
+    """["a.tar", ...], or webdataset's form: {"shardlist": [{"url": "a.tar"}, ...]}."""
+    fix = 'a JSON list of shards, or {"shardlist": [{"url": "a.tar"}, ...]}'
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except ValueError as error:
+        raise UserError(f"the manifest is not JSON: {error}", where=path, fix=fix) from error
+    listed = content.get("shardlist") if isinstance(content, dict) else content
+    if not isinstance(listed, list):
+        raise UserError("the manifest lists no shards", where=path, fix=fix)
+    entries: list[str] = []
+    for item in listed:
+        entry = item.get("url") if isinstance(item, dict) else item
+        if not isinstance(entry, str):
+            named = json.dumps(item)[:80]
+            raise UserError(f"not a shard's name: {named}", where=path, fix=fix)
+        entries.append(entry)
+    return entries
 
 
 def _resolve_pattern(spec: str) -> list[str]:
