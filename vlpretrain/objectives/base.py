@@ -10,6 +10,7 @@ X rows of other ranks' pictures.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
@@ -76,7 +77,7 @@ class ObjectiveOutput:
     picture_BCHW: Tensor | None = None
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """A pretraining loss with its head."""
 
     needs: ClassVar[frozenset[Need]]
@@ -87,6 +88,7 @@ class Objective(nn.Module):
         """The pairs to be joined for this objective; uses none of its parameters (ZeRO-3)."""
         return None
 
+    @abstractmethod
     def forward(
         self,
         features: Features,
@@ -95,7 +97,6 @@ class Objective(nn.Module):
         fused_KD: Tensor | None,
     ) -> ObjectiveOutput:
         """The loss; `fused_KD` are the states that `request` asked for."""
-        raise NotImplementedError
 
 
 def mean_count(batch: Batch, unit: str) -> Tensor:
