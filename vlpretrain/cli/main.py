@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from vlpretrain.cli import failure
@@ -16,6 +17,10 @@ usage: vlpretrain COMMAND ...
   pretrain CONFIG [--section.field VALUE ...] [--processes N] [--hostfile FILE]
                  pretrain; alone on a machine it starts DeepSpeed's launcher for every GPU
                  (without one, for N processes), inside torchrun, srun or mpirun it joins in
+  finetune CONFIG --init EXPORT ...
+                 the same for a task (task.name: vqa, retrieval, classification)
+  evaluate CONFIG --init EXPORT --data.val SHARDS --out FOLDER ...
+                 judge an exported model; nothing is trained
   config CONFIG [--section.field VALUE ...]
                  print the configuration, defaults filled in, every field documented
   doctor CONFIG [--section.field VALUE ...] [--ranks N]
@@ -44,16 +49,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
-    commands = {"pretrain": _pretrain, "config": _config, "doctor": _doctor, "report": _report}
+    commands: dict[str, Callable[[list[str]], int]] = {
+        **{name: partial(_launch, name) for name in ("pretrain", "finetune", "evaluate")},
+        "config": _config,
+        "doctor": _doctor,
+        "report": _report,
+    }
     if name not in commands:
         raise UserError(f"unknown command {name!r}", fix=f"one of {', '.join(commands)}")
     return commands[name]
 
 
-def _pretrain(arguments: list[str]) -> int:
+def _launch(command: str, arguments: list[str]) -> int:
     from vlpretrain.cli.launch import launch
 
-    return launch(arguments)
+    return launch(command, arguments)
 
 
 def _config(arguments: list[str]) -> int:

@@ -68,11 +68,19 @@ def save_model(
 
 def load_model(folder: Path) -> VLModel:
     """See VLModel.from_pretrained."""
-    description = _read_description(folder)
-    model = create_model(_spec_of(description, folder))
+    model = create_model(read_spec(folder))
     _load_exactly(model, read_weights(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
     model.reader = open_reader(folder, model.spec.text.max_tokens)
     return model.eval()
+
+
+def read_spec(folder: Path) -> ModelSpec:
+    """What the model of an export folder is made of.
+
+    Raises:
+        UserError: no export, a damaged one, or one of another version.
+    """
+    return _spec_of(_read_description(folder), folder)
 
 
 def _describe(model: VLModel) -> dict[str, Any]:
