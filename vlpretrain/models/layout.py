@@ -24,7 +24,8 @@ class FusionPairs:
     """Which texts are read with which pictures, and where the result is wanted.
 
     Pair p joins text row `text_row_P[p]` with image row `image_row_P[p]`. `read_index_K` are flat
-    positions p * T + t, each at most once and each a valid token.
+    positions p * T + t, each at most once and each a valid token (of padding, a GPU reads what means
+    nothing and a CPU refuses).
     """
 
     text_row_P: Tensor  # int64
@@ -93,6 +94,14 @@ def packs_rows(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
+def every_token(text_valid_PT: Tensor) -> Slots:
+    """Where the tokens of pairs are read, all of them: the valid ones, or, where every position is
+    a row anyway, every position. What is read of padding means nothing."""
+    if not packs_rows(text_valid_PT.device):
+        return Slots(None, *text_valid_PT.shape)
+    return Slots(text_valid_PT.flatten().nonzero().squeeze(1), *text_valid_PT.shape)
+
+
 def first_is_valid(valid_RT: Tensor) -> Tensor:
     """A copy of the mask in which the first position of every text is valid."""
     valid_RT = valid_RT.clone()
@@ -136,20 +145,20 @@ def packed_layout(text_valid_RT: Tensor, pairs: FusionPairs, num_images: int) ->
         text_index_S=text_row_at_RT[pairs.text_row_P].flatten()[position_S],
         rows=RowLayout(
             pair=Slots(position_S, num_pairs, length),
-            image=_stack(pairs.image_row_P[position_S // length], num_images),
+            image=stack_rows(pairs.image_row_P[position_S // length], num_images),
         ),
         pair_valid_PT=pair_valid_PT,
         reads=RowLayout(
-            pair=_stack(pairs.read_index_K // length, num_pairs),
-            image=_stack(pairs.image_row_P[pairs.read_index_K // length], num_images),
+            pair=stack_rows(pairs.read_index_K // length, num_pairs),
+            image=stack_rows(pairs.image_row_P[pairs.read_index_K // length], num_images),
         ),
         read_row_K=read_row_K,
         image_row_G=None,
     )
 
 
-def _stack(group_S: Tensor, num_groups: int) -> Slots:
-    """Slots for rows of known groups, each group filled from its first slot on."""
+def stack_rows(group_S: Tensor, num_groups: int) -> Slots:
+    """Slots for rows of known groups, each group filled from its first slot on; for a CPU."""
     count_G = torch.bincount(group_S, minlength=num_groups)
     order_S = group_S.argsort(stable=True)
     first_G = count_G.cumsum(0) - count_G
