@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -144,9 +145,7 @@ def one_token_layout(num_questions: int, num_answers: int) -> AnswerLayout:
 def causal(num_positions: int, num_before: int, device: torch.device) -> Tensor:
     """True where a position sees a token: itself, earlier ones, and all `num_before` known before,
     which stand first."""
-    ones_IN = torch.ones(
-        num_positions, num_before + num_positions, dtype=torch.bool, device=device
-    )
+    ones_IN = torch.ones(num_positions, num_before + num_positions, dtype=torch.bool, device=device)
     return ones_IN.tril(num_before)
 
 
@@ -199,8 +198,8 @@ class AnswerDecoder(nn.Module):
 
     def remember(self, state_QTD: Tensor, state_valid_QT: Tensor) -> Memory:
         """Keys and values of the questions, to be used for all their answers and tokens."""
-        key_value = tuple(layer.states.key_value(state_QTD) for layer in self.layers)
-        return Memory(key_value, state_valid_QT)
+        layers: Any = self.layers
+        return Memory(tuple(layer.states.key_value(state_QTD) for layer in layers), state_valid_QT)
 
     def read(
         self,

@@ -205,9 +205,7 @@ def _extend(
     total_QC = (beams.score_QK[..., None] + step_QKV).flatten(1)
     best = total_QC.topk(min(num_beams, total_QC.shape[1]), dim=1)
     beam_QK, token_QK = best.indices // vocab_size, best.indices % vocab_size
-    text_QKL = beams.text_QKL.gather(
-        1, beam_QK[..., None].expand(-1, -1, beams.text_QKL.shape[2])
-    )
+    text_QKL = beams.text_QKL.gather(1, beam_QK[..., None].expand(-1, -1, beams.text_QKL.shape[2]))
     # What cannot be written never becomes likelier: nobody waits for its end.
     ended_QK = beams.ended_QK.gather(1, beam_QK) | best.values.isneginf()
     extended = _Beams(

@@ -24,8 +24,8 @@ class FusionPairs:
     """Which texts are read with which pictures, and where the result is wanted.
 
     Pair p joins text row `text_row_P[p]` with image row `image_row_P[p]`. `read_index_K` are flat
-    positions p * T + t, each at most once and each a valid token (of padding, a GPU reads what means
-    nothing and a CPU refuses).
+    positions p * T + t, each at most once and each a valid token; a padded layout also reads
+    padding, which means nothing.
     """
 
     text_row_P: Tensor  # int64
@@ -51,6 +51,12 @@ class Slots:
         """[G, Q, D] to [S, D]."""
         rows_SD = grid_GQD.flatten(0, 1)
         return rows_SD if self.index_S is None else _Gather.apply(rows_SD, self.index_S)
+
+    def places(self, device: torch.device) -> Tensor:
+        """`index_S`, whether it is kept or not."""
+        if self.index_S is not None:
+            return self.index_S
+        return torch.arange(self.num_groups * self.size, device=device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +100,19 @@ def packs_rows(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def every_token(text_valid_PT: Tensor) -> Slots:
-    """Where the tokens of pairs are read, all of them: the valid ones, or, where every position is
-    a row anyway, every position. What is read of padding means nothing."""
-    if not packs_rows(text_valid_PT.device):
-        return Slots(None, *text_valid_PT.shape)
-    return Slots(text_valid_PT.flatten().nonzero().squeeze(1), *text_valid_PT.shape)
+def every_token(valid_PT: Tensor) -> Slots:
+    """Where all tokens of pairs are read: the valid ones, or, where every position is a row anyway,
+    every position."""
+    if not packs_rows(valid_PT.device):
+        return Slots(None, *valid_PT.shape)
+    return Slots(valid_PT.flatten().nonzero().squeeze(1), *valid_PT.shape)
+
+
+def first_tokens(valid_PT: Tensor) -> Slots:
+    """Where the first token of each pair is read."""
+    num_pairs, length = valid_PT.shape
+    index_P = torch.arange(num_pairs, device=valid_PT.device) * length
+    return Slots(index_P, num_pairs, length)
 
 
 def first_is_valid(valid_RT: Tensor) -> Tensor:
