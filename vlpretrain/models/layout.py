@@ -45,7 +45,7 @@ class Slots:
         """[S, D] to [G, Q, D], zeros in the empty slots."""
         if self.index_S is not None:
             rows_SD = _Scatter.apply(rows_SD, self.index_S, self.num_groups * self.size)
-        return rows_SD.view(self.num_groups, self.size, -1)
+        return rows_SD.unflatten(0, (self.num_groups, self.size))
 
     def unpad(self, grid_GQD: Tensor) -> Tensor:
         """[G, Q, D] to [S, D]."""
