@@ -7,12 +7,14 @@ from pathlib import Path
 
 from vlpretrain.build.kit import TaskKit
 from vlpretrain.build.pairs import PretrainKit
+from vlpretrain.build.vqa import VqaKit
 from vlpretrain.config.schema import RunConfig
 from vlpretrain.data.shards import Source
 from vlpretrain.data.tokenise import Tokeniser
 
 KITS: dict[str, type[TaskKit]] = {
     "pretrain": PretrainKit,
+    "vqa": VqaKit,
 }
 
 

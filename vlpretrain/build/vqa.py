@@ -22,7 +22,7 @@ from vlpretrain.data.sample import SampleError
 from vlpretrain.errors import UserError
 from vlpretrain.metrics.language_prior import Asked
 from vlpretrain.metrics.vqa import normalise_answer, soft_scores, written_forms
-from vlpretrain.models.answer_decoder import SpecialIds, frame_answer
+from vlpretrain.models.answer_decoder import SpecialIds
 from vlpretrain.models.answerer import Answerer, AnswererSpec
 from vlpretrain.models.answerer_files import load_answerer, save_answerer
 from vlpretrain.models.vlmodel import VLModel

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from vlpretrain.data.held_out import read_texts
 from vlpretrain.data.questions import Question, Score, read_questions
 from vlpretrain.data.reader import ShardReader
 from vlpretrain.data.sample import SampleError
 from vlpretrain.data.shards import Source
-from vlpretrain.data.held_out import read_texts
 from vlpretrain.errors import UserError
 from vlpretrain.types import Skip
 
@@ -121,7 +121,7 @@ def _scores(questions: Iterable[Question], score: Score) -> list[Mapping[str, fl
         raise UserError(
             "no sample has a question",
             where="data.train",
-            fix="shards made by `data_tools convert`, or a JSON with `questions` beside each picture",
+            fix="shards of `data_tools convert`, or `questions` in the JSON beside each picture",
         )
     return scored
 

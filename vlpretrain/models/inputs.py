@@ -31,6 +31,9 @@ class TextReader(Protocol):
     def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Ids [B, T], padded to the longest, and where they are real tokens [B, T]."""
 
+    def write(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special ones left out."""
+
 
 def open_reader(folder: Path, max_tokens: int) -> TextReader | None:
     """The tokenizer of an export folder; None where it has none.
@@ -64,6 +67,9 @@ class FastReader:
         length_B1 = torch.tensor([[len(row)] for row in rows])
         return text_BT, torch.arange(length) < length_B1
 
+    def write(self, ids: Sequence[int]) -> str:
+        return str(self.backend.decode(list(ids), skip_special_tokens=True))
+
 
 class ClipReader:
     """open_clip's own tokenizer. Its end token has the largest id and closes a text."""
@@ -76,6 +82,10 @@ class ClipReader:
         length_B1 = text_BT.argmax(dim=1, keepdim=True) + 1
         text_BT = text_BT[:, : int(length_B1.max())]
         return text_BT, torch.arange(text_BT.shape[1]) < length_B1
+
+    def write(self, ids: Sequence[int]) -> str:
+        special = self.tokenizer.all_special_ids
+        return str(self.tokenizer.decode([token for token in ids if token not in special])).strip()
 
 
 def as_list(images: Picture | Sequence[Picture] | Tensor) -> list[Picture]:

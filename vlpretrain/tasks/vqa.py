@@ -66,9 +66,7 @@ class VqaTask(nn.Module):
         )
 
     def _write(self, batch: QuestionBatch, states: QuestionStates, count: Tensor) -> StepOutput:
-        answers = answer_texts(
-            batch.answer_text_SL, batch.answer_valid_SL, batch.answer_question_S
-        )
+        answers = answer_texts(batch.answer_text_SL, batch.answer_valid_SL, batch.answer_question_S)
         logits_MV = self.answerer.logits(states, answers)
         loss = answer_loss(logits_MV, answers, batch.answer_share_S) / count
         return StepOutput(loss, {"loss/vqa": loss.detach()})

@@ -80,7 +80,9 @@ class VqaEvaluator:
         record, figures = self._judge(answers)
         if distributed.is_main():
             _write_json(folder / RESULTS_FILE, self._results(answers))
-            record["examples"] = write_examples(self.questions, answers, self._scores(answers), folder)
+            record["examples"] = write_examples(
+                self.questions, answers, self._scores(answers), folder
+            )
             record["overlap"] = self.overlap()
             _write_json(folder / "vqa.json", record)
         return figures
@@ -155,9 +157,7 @@ class VqaEvaluator:
         record["baselines"] = self._baselines(asked, samples)
         return record, _figures(record)
 
-    def _baselines(
-        self, asked: Sequence[AskedQuestion], samples: Sequence[int]
-    ) -> dict[str, Any]:
+    def _baselines(self, asked: Sequence[AskedQuestion], samples: Sequence[int]) -> dict[str, Any]:
         training = self.training()
         if not training:
             return {}

@@ -44,7 +44,9 @@ class QuestionSet:
     num_samples: int
     pad_id: int
 
-    def batches(self, size: int, rank: int, world_size: int) -> Iterator[tuple[list[int], QuestionBatch]]:
+    def batches(
+        self, size: int, rank: int, world_size: int
+    ) -> Iterator[tuple[list[int], QuestionBatch]]:
         """Question rows and their batch for one rank's share: `size` samples at once.
 
         Every rank gets equally many batches; where there is none left, the first one comes again
