@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from vlpretrain.errors import UserError
 from vlpretrain.models.answer_classifier import AnswerClassifier
-from vlpretrain.models.answer_decoder import AnswerDecoder, AnswerTexts, SpecialIds, pad_answers
+from vlpretrain.models.answer_decoder import AnswerDecoder, AnswerTexts, SpecialIds
 from vlpretrain.models.answer_search import Ranking, Written, generate, rank_answers
 from vlpretrain.models.fusion import FusionPairs
 from vlpretrain.models.layers import INIT_DEVIATION
 from vlpretrain.models.layout import every_token, first_is_valid, first_tokens
+from vlpretrain.padding import pad_ids
 
 if TYPE_CHECKING:
     from vlpretrain.models.vlmodel import VLModel
@@ -107,7 +108,7 @@ class Answerer(nn.Module):
             self.picture_embed = nn.Embedding(spec.num_pictures, width)
             nn.init.trunc_normal_(self.picture_embed.weight, std=INIT_DEVIATION)
         # The description lists them: no part of the weights.
-        text_AL, valid_AL = pad_answers(spec.answer_tokens, spec.pad_id)
+        text_AL, valid_AL = pad_ids(spec.answer_tokens, spec.pad_id)
         self.register_buffer("list_text_AL", text_AL, persistent=False)
         self.register_buffer("list_valid_AL", valid_AL, persistent=False)
 

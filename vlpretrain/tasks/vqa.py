@@ -21,7 +21,8 @@ Loss = Literal["bce", "cross_entropy"]
 
 
 class VqaTask(nn.Module):
-    """Each picture is encoded once, for all of its questions.
+    """Each picture is encoded once for all of its questions, each distinct text once for all of its
+    pictures.
 
     Args:
         loss: of a classifier; a decoder is trained by the likelihood of the given answers, each
@@ -60,9 +61,14 @@ class VqaTask(nn.Module):
 
     def _read(self, batch: QuestionBatch) -> QuestionStates:
         image = self.model.vision(batch.pixels_ICHW)
-        text = self.model.text(batch.text_QT, batch.text_valid_QT)
+        text = self.model.text(batch.text_RT, batch.text_valid_RT)
         return self.answerer.states(
-            self.model, image.token_BND, text.token_BTD, batch.text_valid_QT, batch.image_row_QP
+            self.model,
+            image.token_BND,
+            text.token_BTD,
+            batch.text_valid_RT,
+            batch.image_row_QP,
+            batch.text_row_Q,
         )
 
     def _write(self, batch: QuestionBatch, states: QuestionStates, count: Tensor) -> StepOutput:
@@ -87,7 +93,7 @@ def freeze_unread(model: VLModel) -> None:
 
 def soft_targets(batch: QuestionBatch, num_answers: int) -> Tensor:
     """float32 [Q, A]: the accuracy that each answer of the vocabulary would have."""
-    target_QA = batch.answer_score_S.new_zeros(len(batch.text_QT), num_answers)
+    target_QA = batch.answer_score_S.new_zeros(len(batch.text_row_Q), num_answers)
     # Answers outside the vocabulary add nothing, in a place that is there.
     known_S = batch.answer_index_S >= 0
     place_S = batch.answer_index_S.clamp(min=0)
