@@ -124,11 +124,13 @@ def test_every_parameter_and_the_towers_get_a_gradient(towers, kind, num_picture
     assert all(rows.grad.any() for rows in towers[:2])
 
 
-def test_a_classifier_s_scores_are_in_the_order_of_its_logits(towers):
+def test_a_classifier_judges_answers_one_by_one_or_against_each_other(towers):
     model, answerer = create_model(model_spec()).eval(), make_answerer("classify")
     states = states_of(answerer, model, towers)
     score_QA, logits_QA = answerer.answer_scores(states), answerer.logits(states)
     torch.testing.assert_close(score_QA.exp(), logits_QA.sigmoid())
+    answerer.spec = replace(answerer.spec, exclusive=True)
+    torch.testing.assert_close(answerer.answer_scores(states).exp(), logits_QA.softmax(dim=1))
 
 
 def test_a_decoder_s_scores_are_likelihoods_and_leave_some_out(towers):
