@@ -37,6 +37,7 @@ class Sample:
     image: bytes | None
     captions: tuple[str, ...]
     metadata: dict[str, Any]
+    images: tuple[bytes, ...] = ()  # all pictures in the order of their names, the first is `image`
 
 
 @dataclass(frozen=True, slots=True)
