@@ -10,6 +10,14 @@ from typing import TypeAlias
 
 from data_tools.caption_files import FORMATS
 from data_tools.caption_rows import CaptionOptions
+from data_tools.common_arguments import (
+    add_assembling,
+    add_table_options,
+    add_writing,
+    positive,
+    writing_options,
+)
+from data_tools.convert.arguments import add_convert, run_convert
 from data_tools.inspection import inspect_shards
 from data_tools.make import MakeOptions, make_shards
 from data_tools.reading import open_shards, shard_problems
@@ -46,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_synth(commands)
     _add_make(commands)
+    add_convert(commands)
     _add_index(commands)
     _add_inspect(commands)
     _add_validate(commands)
@@ -74,15 +83,7 @@ def _make(options: argparse.Namespace) -> int:
         image_column=options.image_column,
         caption_column=options.caption_column,
     )
-    making = MakeOptions(
-        shard_size=options.shard_size,
-        resize=options.resize,
-        split=options.split,
-        only=options.only,
-        strict=options.strict,
-        overwrite=options.overwrite,
-        workers=options.workers,
-    )
+    making = MakeOptions(options.split, options.only, writing_options(options))
     report = make_shards(options.images, options.captions, options.out, reading, making)
     print("\n".join([*report.lines(), f"written to {options.out}"]))
     return 0
@@ -121,6 +122,7 @@ def _tokenizer(options: argparse.Namespace) -> int:
 COMMANDS = {
     "synth": _synth,
     "make": _make,
+    "convert": run_convert,
     "index": _index,
     "inspect": _inspect,
     "validate": _validate,
@@ -145,7 +147,7 @@ def _add_synth(commands: Commands) -> None:
     parser.add_argument("--seed", type=int, default=0, help="another seed, other scenes")
     parser.add_argument("--split", default="train", help=f"one of {', '.join(SPLITS)}")
     parser.add_argument("--image-size", type=positive, default=96, help="side in pixels")
-    _add_writing(parser)
+    add_writing(parser)
 
 
 def _add_make(commands: Commands) -> None:
@@ -154,17 +156,11 @@ def _add_make(commands: Commands) -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of the pictures")
     parser.add_argument("--captions", type=Path, required=True, help="the caption file")
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
-    recognised = parser.add_argument_group("recognised, unless given")
-    recognised.add_argument("--format", default="", help=f"one of {', '.join(FORMATS)}")
-    recognised.add_argument("--encoding", default="", help="utf-8, utf-16, latin-1, ...")
-    recognised.add_argument("--delimiter", default="", help="tab, comma, semicolon, bar, or it")
-    recognised.add_argument("--image-column", default="", help="names the picture's file")
-    recognised.add_argument("--caption-column", default="", help="holds the caption")
+    parser.add_argument("--format", default="", help=f"one of {', '.join(FORMATS)}; recognised")
+    add_table_options(parser)
     parser.add_argument("--split", default="", help="take this split alone (train, val, ...)")
     parser.add_argument("--only", type=Path, help="take the pictures that this file lists alone")
-    parser.add_argument("--resize", type=positive, help="shorter side in pixels, as JPEG")
-    parser.add_argument("--strict", action="store_true", help="stop at a missing or bad picture")
-    _add_writing(parser)
+    add_assembling(parser)
 
 
 def _add_index(commands: Commands) -> None:
@@ -194,17 +190,3 @@ def _add_tokenizer(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the tokenizer")
     parser.add_argument("--vocab-size", type=positive, default=8000, help="most word pieces")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder")
-
-
-def _add_writing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--shard-size", type=positive, default=1000, help="samples of a shard")
-    parser.add_argument("--overwrite", action="store_true", help="replace the shards in --out")
-    parser.add_argument("--workers", type=positive, default=1, help="processes")
-
-
-def positive(text: str) -> int:
-    """A whole number from 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return number

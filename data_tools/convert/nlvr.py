@@ -6,7 +6,6 @@ over: the examples of one sentence.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from data_tools.convert.annotations import Annotations, PictureRecords, QuestionFiles, required
@@ -20,8 +19,9 @@ LABELS = ("true", "false")
 def read_nlvr(files: QuestionFiles) -> Annotations:
     """NLVR: a sample for each order of the boxes whose picture is there, with the same sentence."""
     split, listed, records = "", 0, PictureRecords(files.questions)
-    for listed, (where, example) in enumerate(_examples(files.questions), start=1):
-        identifier = required(example, "identifier", str, where)
+    for line, example in read_json_objects(files.questions):
+        listed += 1
+        identifier = required(example, "identifier", str, f"{files.questions}:{line}")
         folder = str(example.get("directory", ""))
         split = split or files.split or files.questions.stem
         names = [f"{split}-{identifier}-{order}" for order in range(ORDERS)]
@@ -36,7 +36,8 @@ def read_nlvr(files: QuestionFiles) -> Annotations:
 def read_nlvr2(files: QuestionFiles) -> Annotations:
     """NLVR2: identifiers are SPLIT-SET-PAIR-SENTENCE, and a sample is a pair of pictures."""
     split, records = "", PictureRecords(files.questions)
-    for where, example in _examples(files.questions):
+    for line, example in read_json_objects(files.questions):
+        where = f"{files.questions}:{line}"
         identifier = required(example, "identifier", str, where)
         parts = identifier.split("-")
         if len(parts) != 4:
@@ -48,17 +49,6 @@ def read_nlvr2(files: QuestionFiles) -> Annotations:
         group = f"{split}-{parts[1]}-{parts[3]}"
         records.at(pair, left, right).questions.append(_sentence(example, identifier, group))
     return Annotations(records.all(), split=split)
-
-
-def _examples(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    found = [(f"{path}:{line}", record) for line, record in read_json_objects(path)]
-    identifiers: dict[str, str] = {}
-    for where, record in found:
-        other = identifiers.setdefault(str(record.get("identifier")), where)
-        if other != where:
-            problem = f"identifier {record.get('identifier')!r} comes twice"
-            raise UserError(problem, where=where, fix=f"the first is at {other}")
-    return found
 
 
 def _sentence(example: dict[str, Any], question_id: str, group: str) -> dict[str, Any]:

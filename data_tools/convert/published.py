@@ -69,6 +69,7 @@ PUBLISHED: dict[str, dict[str, Published]] = {
         "val": Published(1_000, 5_000),
         "dev": Published(1_000, 5_000),
         "test": Published(1_000, 5_000),
+        "all": Published(8_092, 40_460),
     },
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +72,7 @@ def convert_questions(
     asked = sum(len(picture.questions) for picture in found.pictures)
     listed = asked if found.num_listed is None else found.num_listed
     report.published = check_published(data_set, split, len(found.pictures), listed, "questions")
+    _check_ids(found, options.questions)
     report.unanswered = _check_answers(found, options)
     with new_folder(out, overwrite=options.writing.overwrite) as folder:
         jobs = _jobs(found, files.pictures, split, options.writing.resize, report)
@@ -90,6 +92,13 @@ def _files(options: QuestionOptions) -> QuestionFiles:
     return QuestionFiles(
         options.questions, options.annotations, PictureFolder(images), options.split
     )
+
+
+def _check_ids(found: Annotations, where: Path) -> None:
+    asked = (item["question_id"] for picture in found.pictures for item in picture.questions)
+    twice = [str(number) for number, count in Counter(asked).items() if count > 1]
+    if twice:
+        raise UserError(named("question_ids come more than once", twice), where=str(where))
 
 
 def _check_answers(found: Annotations, options: QuestionOptions) -> int:
@@ -138,7 +147,9 @@ def _record(picture: PictureRecord, paths: list[Path], split: str) -> dict[str, 
         "file_name": names[0] if len(names) == 1 else names,
     }
     if split:
-        record["split"] = split.partition("_")[0]  # "train_balanced" is what is published of "train"
+        record["split"] = split.partition("_")[
+            0
+        ]  # "train_balanced" is what is published of "train"
     return record | picture.metadata | {"questions": picture.questions}
 
 
