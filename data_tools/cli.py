@@ -20,6 +20,7 @@ from data_tools.common_arguments import (
 from data_tools.convert.arguments import add_convert, run_convert
 from data_tools.inspection import inspect_shards
 from data_tools.make import MakeOptions, make_shards
+from data_tools.overlap import report_overlap
 from data_tools.reading import open_shards, shard_problems
 from data_tools.scenes import SPLITS
 from data_tools.synth import SynthOptions, synthesise
@@ -58,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_index(commands)
     _add_inspect(commands)
     _add_validate(commands)
+    _add_overlap(commands)
     _add_tokenizer(commands)
     return parser
 
@@ -108,6 +110,11 @@ def _validate(options: argparse.Namespace) -> int:
     return validate_shards(options.shards, workers=options.workers)
 
 
+def _overlap(options: argparse.Namespace) -> int:
+    print(report_overlap(options.training, options.evaluation, options.out, options.workers))
+    return 0
+
+
 def _tokenizer(options: argparse.Namespace) -> int:
     # Its libraries take seconds to import, and no other command needs them.
     from data_tools.tokenizer import train_tokenizer
@@ -126,6 +133,7 @@ COMMANDS = {
     "index": _index,
     "inspect": _inspect,
     "validate": _validate,
+    "overlap": _overlap,
     "tokenizer": _tokenizer,
 }
 
@@ -180,6 +188,18 @@ def _add_validate(commands: Commands) -> None:
     text = "Read and decode everything; name every problem. Exit code 1 if there is any."
     parser = commands.add_parser("validate", help=text, description=text)
     parser.add_argument("shards", help=SHARDS_HELP)
+    parser.add_argument("--workers", type=positive, default=1, help="processes")
+
+
+def _add_overlap(commands: Commands) -> None:
+    text = "Say how much of an evaluation set is in a training set: pictures, captions, questions."
+    more = """ Pictures are compared by a hash and a thumbnail, so that scaled and re-encoded copies
+    are found; texts by their letters and digits alone. What was read of a shard is kept beside it
+    as SHARD.tar.fpr."""
+    parser = commands.add_parser("overlap", help=text, description=text + more)
+    parser.add_argument("training", metavar="A", help=f"training: {SHARDS_HELP}")
+    parser.add_argument("evaluation", metavar="B", help="evaluation: likewise")
+    parser.add_argument("--out", type=Path, help="a JSON file for all pairs")
     parser.add_argument("--workers", type=positive, default=1, help="processes")
 
 
