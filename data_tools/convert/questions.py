@@ -159,7 +159,7 @@ def _check_missing(report: QuestionReport, folder: Path, found: int, strict: boo
         problem = _missing(report.missing, report.missing_questions)
         raise UserError(problem, where=str(folder), fix=fix)
     if not found:
-        raise UserError("no question in the files", fix="check --questions")
+        raise UserError("no question in the files", where=str(folder), fix="check --questions")
 
 
 def _missing(names: list[str], questions: int) -> str:

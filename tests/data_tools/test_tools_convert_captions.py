@@ -93,7 +93,8 @@ def flickr8k_files(folder: Path) -> tuple[Path, Path]:
     names = [f"{number}_a1b2.jpg" for number in range(3)]
     for number, name in enumerate(names):
         draw(folder / "images" / name, number)
-    lines = [f"{name}#{n}\t{text}" for name in names for n, text in enumerate(FIVE)]
+    # The official file speaks of one picture whose name ends so, and that isn't in the download.
+    lines = [f"{name}#{n}\t{text}" for name in [*names, "3.jpg.1"] for n, text in enumerate(FIVE)]
     (folder / "Flickr8k.token.txt").write_text("\n".join(lines))
     (folder / "Flickr_8k.devImages.txt").write_text("\n".join(names[1:]))
     return folder / "Flickr8k.token.txt", folder / "Flickr_8k.devImages.txt"
@@ -109,6 +110,15 @@ def test_flickr8k_takes_the_pictures_of_a_list(tmp_path, capsys):
     samples = samples_of(tmp_path / "out")
     assert [sample["file_name"] for sample in samples] == ["1_a1b2.jpg", "2_a1b2.jpg"]
     assert [sample["captions"] for sample in samples] == [FIVE, FIVE]
+
+
+def test_flickr8k_as_a_whole_names_the_one_picture_that_is_not_in_it(tmp_path, capsys):
+    captions, _ = flickr8k_files(tmp_path)
+    arguments = ["--captions", captions, "--images", tmp_path / "images", "--out", tmp_path / "out"]
+    assert run("flickr8k", *arguments) == 0
+    shown = capsys.readouterr().out
+    assert "1 pictures missing: 3.jpg.1" in shown
+    assert "warning: all: 20 captions over 4 pictures; published are 40,460 captions" in shown
 
 
 @pytest.mark.parametrize("form", ["token", "csv", "karpathy"])

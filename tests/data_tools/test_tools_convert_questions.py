@@ -417,7 +417,7 @@ def test_the_command_says_what_was_written_and_where(tmp_path, capsys):
     assert len(list((tmp_path / "out").glob("*.tar.idx"))) == 2
     assert main(["convert", "vqav2", *map(str, arguments)]) == 2
     assert "not empty" in capsys.readouterr().err
-    assert main(["convert", "vqav2", *map(str, arguments), "--overwrite", "--workers", "2"]) == 0
+    assert main(["convert", "vqav2", *map(str, arguments), "--overwrite"]) == 0
 
 
 def test_without_a_folder_of_pictures_the_option_is_named(tmp_path):

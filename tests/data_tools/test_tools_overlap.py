@@ -23,7 +23,7 @@ def shards(folder: Path, numbers: range, name: str) -> Path:
     return folder / name / "shards"
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_overlap_counts_names_and_writes(tmp_path, capsys, workers):
     a, b = shards(tmp_path, range(6), "train"), shards(tmp_path, range(4, 9), "val")
     capsys.readouterr()
