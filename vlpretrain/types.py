@@ -126,7 +126,8 @@ class QuestionBatch(MicroBatch):
     answer_score_S: Tensor  # float32, the accuracy that giving this answer would have
     answer_share_S: Tensor  # float32, the share of the humans who gave it
     answer_text_SL: Tensor  # int64 token ids, start and end tokens included
-    answer_valid_SL: Tensor  # bool
+    # int64, flat places s * (L - 1) + i: token i of answer s is real, and a real one follows.
+    answer_place_M: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -201,7 +201,7 @@ class QuestionRecipe:
             answer_score_S=torch.tensor([one.score for one, _ in flat], dtype=torch.float32),
             answer_share_S=torch.tensor([one.share for one, _ in flat], dtype=torch.float32),
             answer_text_SL=answer_SL,
-            answer_valid_SL=answer_valid_SL,
+            answer_place_M=answer_valid_SL[:, 1:].flatten().nonzero().squeeze(1),
             counts=counts,
             mean_counts=counts.clone(),
             keys=tuple(row.label for row in rows),

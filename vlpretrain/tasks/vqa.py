@@ -11,7 +11,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlpretrain.models.answer_decoder import answer_loss, answer_texts
+from vlpretrain.models.answer_decoder import AnswerTexts, answer_loss
 from vlpretrain.models.answerer import Answerer, QuestionStates
 from vlpretrain.models.vlmodel import VLModel
 from vlpretrain.objectives.base import mean_count
@@ -72,7 +72,7 @@ class VqaTask(nn.Module):
         )
 
     def _write(self, batch: QuestionBatch, states: QuestionStates, count: Tensor) -> StepOutput:
-        answers = answer_texts(batch.answer_text_SL, batch.answer_valid_SL, batch.answer_question_S)
+        answers = AnswerTexts(batch.answer_text_SL, batch.answer_question_S, batch.answer_place_M)
         logits_MV = self.answerer.logits(states, answers)
         loss = answer_loss(logits_MV, answers, batch.answer_share_S) / count
         return StepOutput(loss, {"loss/vqa": loss.detach()})

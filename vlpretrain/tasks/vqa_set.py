@@ -92,7 +92,7 @@ class QuestionSet:
             answer_score_S=none.float(),
             answer_share_S=none.float(),
             answer_text_SL=no_text,
-            answer_valid_SL=no_text.bool(),
+            answer_place_M=none,
             counts=torch.zeros(len(COUNTS)),
             mean_counts=torch.zeros(len(COUNTS)),
             keys=tuple(str(self.questions[row].id) for row in rows),
