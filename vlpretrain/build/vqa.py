@@ -127,7 +127,7 @@ class VqaKit(TaskKit):
                 "classify",
                 vqa.pictures,
                 self.answers,
-                vqa.dropout,
+                dropout=vqa.dropout,
                 exclusive=vqa.loss == "cross_entropy",
             )
         special = self._special_ids()
