@@ -8,7 +8,8 @@ usage() {
     cat <<'TEXT'
 usage: ./launch.sh COMMAND [arguments]
 
-  quickstart            make a small data set, pretrain on it, and say what to open
+  quickstart            make a small data set, pretrain on it, fine-tune for questions and for
+                        retrieval, and write one report
   test [pytest args]    run the default tests
   pretrain CONFIG ...   pretrain; `--optim.lr 3e-4` changes a field of the configuration;
                         `--processes N` and `--hostfile FILE` choose where it runs
@@ -62,15 +63,30 @@ run_lint() {
     "$python" -m mypy
 }
 
+# Data, pretraining, questions, retrieval, one report. Further arguments go to each training.
 run_quickstart() {
-    local home="$root/runs/quickstart"
+    local home="$root/runs/quickstart" where=() story
+    story="$(fresh_folder "$home/run")"
+    has_gpu || where=(--processes 2)
     render_scenes "$home/data/train" train 0 8000
     render_scenes "$home/data/val" val 1 200
-    local where=()
-    has_gpu || where=(--processes 2)
-    run_pretrain "$root/configs/quickstart.yaml" "${where[@]}" \
-        --out "$(fresh_folder "$home/run")" \
-        --data.train "$home/data/train" --data.val "$home/data/val" "$@"
+    local data=(--data.train "$home/data/train" --data.val "$home/data/val")
+    stage pretrain quickstart "$story/pretrain" "${where[@]}" "${data[@]}" "$@"
+    for task in vqa retrieval; do
+        stage finetune "quickstart_$task" "$story/$task" "${where[@]}" "${data[@]}" \
+            --init "$story/pretrain/export" "$@"
+    done
+    "$python" -m vlpretrain.cli.main report "$story"/{pretrain,vqa,retrieval} \
+        --out "$story/story.html"
+    echo "the whole story, worth opening: $story/story.html"
+}
+
+# stage COMMAND CONFIG OUT [arguments]
+stage() {
+    local command="$1" config="$2" out="$3"
+    shift 3
+    echo "--- $config: $command"
+    "$python" -m vlpretrain.cli.launch "$command" "$root/configs/$config.yaml" --out "$out" "$@"
 }
 
 # render_scenes FOLDER SPLIT SEED COUNT
