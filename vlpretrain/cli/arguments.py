@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from vlpretrain.config.load import load_config, override
@@ -44,6 +46,73 @@ def read_doctor_options(arguments: Sequence[str]) -> DoctorOptions:
     parser.add_argument("--ranks", type=_count, default=0)
     known, rest = parser.parse_known_args(list(arguments))
     return DoctorOptions(known.ranks, rest)
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """What to explain, and where to."""
+
+    images: tuple[str, ...]
+    text: str
+    model: Path  # an export folder
+    pngs: tuple[Path, ...]  # to write, one for each of the images
+    json: Path  # to write
+    layer: int | None  # of the fusion, from 0; None: the default
+    question: bool  # the text is a question
+
+
+def read_explain_options(arguments: Sequence[str]) -> ExplainOptions:
+    """`IMAGE [IMAGE ...] TEXT --model EXPORT [--out PNG] [--layer N] [--question]`.
+
+    Raises:
+        UserError: something is missing, the text is empty, or the output is no PNG file.
+    """
+    usage = 'vlpretrain explain IMAGE [IMAGE ...] "text" --model EXPORT'
+    parser = _Parser(prog="vlpretrain explain", allow_abbrev=False)
+    parser.add_argument("given", nargs="+", metavar="IMAGE ... TEXT", help="pictures, then a text")
+    parser.add_argument("--model", type=Path, required=True, help="an export folder")
+    parser.add_argument("--out", type=Path, default=Path("explain.png"), help="the PNG to write")
+    parser.add_argument("--layer", type=int, help="of the fusion, 0 the first")
+    parser.add_argument("--question", action="store_true", help="the text is a question")
+    options = parser.parse_intermixed_args(list(arguments))
+    *images, text = options.given
+    if not images or os.path.isfile(text):
+        raise UserError("explain needs a picture, and a text behind it", fix=usage)
+    check_text(text)
+    return ExplainOptions(
+        images=tuple(images),
+        text=text,
+        model=options.model,
+        pngs=_pngs(options.out, images),
+        json=options.out.with_suffix(".json"),
+        layer=options.layer,
+        question=options.question,
+    )
+
+
+def _pngs(out: Path, images: Sequence[str]) -> tuple[Path, ...]:
+    """The output of one picture, and NAME-1.png, NAME-2.png, ... of several."""
+    if out.suffix.lower() != ".png" or out.is_dir():
+        raise UserError(f"{str(out)!r} is no PNG file", where="--out", fix="--out explain.png")
+    numbered = [out.with_name(f"{out.stem}-{n}{out.suffix}") for n in range(1, len(images) + 1)]
+    pngs = (out,) if len(images) == 1 else tuple(numbered)
+    if lost := {png.resolve() for png in pngs} & {Path(image).resolve() for image in images}:
+        raise UserError(
+            f"the picture {lost.pop().name} would be written over",
+            where="--out",
+            fix="another name",
+        )
+    return pngs
+
+
+def check_text(text: str) -> None:
+    """Refuses a text in which there is nothing to read, and bytes that are no text."""
+    if not text.strip():
+        raise UserError("the text is empty", fix='a text in quotes: "two dogs on grass"')
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the text {text!r} is no UTF-8", fix="a terminal set to UTF-8") from error
 
 
 def read_run_config(arguments: Sequence[str], prog: str) -> RunConfig:

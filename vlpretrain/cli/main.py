@@ -21,6 +21,8 @@ usage: vlpretrain COMMAND ...
   doctor CONFIG [--section.field VALUE ...] [--ranks N]
                  look at data, sizes, memory and cost, and name every problem, before training
   report RUN     write RUN/report.html again
+  explain IMAGE [IMAGE ...] "text" --model EXPORT [--out explain.png] [--layer N] [--question]
+                 show where the model looks for each word of the text: one PNG a picture, and JSON
 
 `vlpretrain config --help` lists every field.
 """
@@ -44,7 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
-    commands = {"pretrain": _pretrain, "config": _config, "doctor": _doctor, "report": _report}
+    commands = {
+        "pretrain": _pretrain,
+        "config": _config,
+        "doctor": _doctor,
+        "report": _report,
+        "explain": _explain,
+    }
     if name not in commands:
         raise UserError(f"unknown command {name!r}", fix=f"one of {', '.join(commands)}")
     return commands[name]
@@ -80,6 +88,12 @@ def _report(arguments: list[str]) -> int:
         raise UserError("report needs one run folder", fix="vlpretrain report RUN")
     print(write_report(Path(arguments[0])))
     return 0
+
+
+def _explain(arguments: list[str]) -> int:
+    from vlpretrain.cli.explain import explain
+
+    return explain(arguments)
 
 
 if __name__ == "__main__":

@@ -25,14 +25,16 @@ def attend(
     key_valid_GN: Tensor | None = None,
     plain: bool = False,
     dropout: float = 0.0,
+    kept: list[Tensor] | None = None,
 ) -> Tensor:
     """Softmax attention (Vaswani et al. 2017), [G, H, Q, d].
 
     Keys where `key_valid_GN` is False are not seen; every group must have a valid key. `dropout` is
-    the share of weights that are set to 0.
+    the share of weights that are set to 0. `kept` takes the weights [G, H, Q, N] before that, each
+    query's adding up to 1, for `torch.autograd.grad`; attention is then written out.
     """
     valid_G11N = None if key_valid_GN is None else key_valid_GN[:, None, None, :]
-    if not plain:
+    if not plain and kept is None:
         return F.scaled_dot_product_attention(
             query_GHQd, key_GHNd, value_GHNd, attn_mask=valid_G11N, dropout_p=dropout
         )
@@ -40,6 +42,9 @@ def attend(
     if valid_G11N is not None:
         logits_GHQN = logits_GHQN.masked_fill(~valid_G11N, -torch.inf)
     weight_GHQN = logits_GHQN.softmax(dim=-1)
+    if kept is not None:
+        # Without any trainable parameter before them, the weights have no gradient by themselves.
+        kept.append(weight_GHQN.requires_grad_())
     if dropout:
         weight_GHQN = F.dropout(weight_GHQN, dropout)
     return weight_GHQN @ value_GHNd

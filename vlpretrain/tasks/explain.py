@@ -1,0 +1,200 @@
+"""Where a model looks while it judges a text with a picture, word by word.
+
+In a layer of the fusion, word t takes the share a of image token n, and the gradient ds/da says how
+much that raises the score s of a verdict. A head's map is ReLU(ds/da * a): Grad-CAM (Selvaraju et
+al. 2017) on the attention that words pay to the picture, as ALBEF (Li et al. 2021) shows it.
+
+Shapes: B pictures, T tokens, L words, N image tokens, D width, h w rows and columns of the grid of
+image tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vlpretrain.errors import UserError
+from vlpretrain.metrics.matching import match_probability
+from vlpretrain.models.fusion import FusionPairs
+from vlpretrain.models.inputs import TextReader, Word
+from vlpretrain.models.vlmodel import VLModel
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a head finds of a text that was read with its pictures."""
+
+    score: Tensor  # scalar with gradient: what the maps explain; a logit or a log-likelihood
+    probability: float | None = None  # that the text matches, or of the answer
+    answer: str | None = None
+
+
+# Of the fused states [B, T, D] of one text with B pictures: all tokens, the first token first.
+Judge = Callable[[Tensor], Verdict]
+
+
+@dataclass(frozen=True, slots=True)
+class WordMaps:
+    """How much each word's look at each place raised a score; on the CPU."""
+
+    text: str
+    words: tuple[str, ...]
+    map_BLhw: Tensor  # float32, none below 0
+    layer: int  # of the fusion, from 0
+    score: float
+    probability: float | None
+    answer: str | None
+
+    @property
+    def share_L(self) -> Tensor:
+        """Each word's part of everything on the maps; zeros where they are empty."""
+        sum_L = self.map_BLhw.sum(dim=(0, 2, 3))
+        return sum_L / sum_L.sum().clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def word_maps(
+    model: VLModel, pixels_BCHW: Tensor, text: str, judge: Judge, layer: int | None = None
+) -> WordMaps:
+    """The map of every word, for the score that `judge` gives.
+
+    The model keeps its mode, and its parameters no gradient. A map depends on its own picture alone
+    as far as the score does.
+
+    Args:
+        pixels_BCHW: uint8 RGB of the model's size: the one picture that the text is read with, or
+            several (NLVR2's two).
+        layer: of the fusion, from 0; None: `default_layer`.
+
+    Raises:
+        UserError: a text without words, a model without tokenizer, a fusion that has no such layer
+            or whose words don't look at pictures, a layer from which no word reaches the score.
+    """
+    layer = default_layer(model.fusion.spec.depth) if layer is None else layer
+    reader = _reader_of(model)
+    words = _words_of(reader, text)
+    with _explaining(model), model.fusion.looking(layer) as kept:
+        fused_BTD = _fuse(model, pixels_BCHW, *reader.read([text]))
+        verdict = judge(fused_BTD)
+        (weight_BHQK,) = kept
+        (gradient_BHQK,) = torch.autograd.grad(verdict.score, kept)
+    height, width = model.vision.grid
+    part = (..., slice(fused_BTD.shape[1]), slice(-height * width, None))
+    map_BTN = gradient_weighted(weight_BHQK[part].detach(), gradient_BHQK[part])
+    _check_reached(gradient_BHQK[part], words, layer)
+    return WordMaps(
+        text=text,
+        words=tuple(word.text for word in words),
+        map_BLhw=_by_word(map_BTN, words).unflatten(-1, (height, width)).cpu(),
+        layer=layer,
+        score=float(verdict.score.detach()),
+        probability=verdict.probability,
+        answer=verdict.answer,
+    )
+
+
+def default_layer(depth: int) -> int:
+    """The third of six layers, which ALBEF shows, and the like of it at other depths.
+
+    Only where there is no other it is the last layer, in which the first token alone looks on
+    behalf of a head that reads the first token alone.
+    """
+    return (depth - 1) // 2
+
+
+def match_judge(model: VLModel) -> Judge:
+    """Judges whether the text belongs to the (first) picture, by the matching head."""
+
+    def judge(fused_BTD: Tensor) -> Verdict:
+        logit_P2 = model.itm_logits(fused_BTD[:1, 0])
+        return Verdict(logit_P2[0, 1], probability=float(match_probability(logit_P2.detach())))
+
+    return judge
+
+
+def answer_judge(model: VLModel) -> Judge:
+    """Judges which answer the text, a question, has.
+
+    Raises:
+        UserError: a model that answers no questions.
+    """
+    raise UserError(
+        "the model answers no questions",
+        where="--question",
+        fix="leave it out to explain a match, or take the export of a VQA fine-tune",
+    )
+
+
+def gradient_weighted(weight_BHTN: Tensor, gradient_BHTN: Tensor) -> Tensor:
+    """Mean over heads of ReLU(gradient * weight): float32 [B, T, N]."""
+    return (gradient_BHTN.float() * weight_BHTN.float()).relu().mean(dim=1)
+
+
+def _fuse(model: VLModel, pixels_BCHW: Tensor, text_1T: Tensor, valid_1T: Tensor) -> Tensor:
+    """States [B, T, D] of all tokens of a text, read with each picture. The towers run without
+    gradient: the fusion's attention depends on them, not they on it."""
+    device = model.itm_head.weight.device
+    text_1T, valid_1T = text_1T.to(device), valid_1T.to(device)
+    with torch.no_grad():
+        image_BND = model.vision(pixels_BCHW.to(device)).token_BND
+        text_1TD = model.text(text_1T, valid_1T).token_BTD
+    picture_B = torch.arange(len(image_BND), device=device)
+    pairs = FusionPairs(
+        text_row_P=torch.zeros_like(picture_B),
+        image_row_P=picture_B,
+        read_index_K=torch.arange(len(picture_B) * text_1T.shape[1], device=device),
+    )
+    fused_KD = model.fusion(image_BND, text_1TD, valid_1T, pairs)
+    return fused_KD.unflatten(0, (len(picture_B), -1))
+
+
+def _by_word(map_BTN: Tensor, words: list[Word]) -> Tensor:
+    """The mean over each word's pieces, [B, L, N]."""
+    return torch.stack([map_BTN[:, list(word.positions)].mean(dim=1) for word in words], dim=1)
+
+
+def _reader_of(model: VLModel) -> TextReader:
+    if model.reader is None:
+        raise UserError(
+            "the model has no tokenizer",
+            where="explain",
+            fix="load it by VLModel.from_pretrained from a folder with tokenizer files",
+        )
+    return model.reader
+
+
+def _words_of(reader: TextReader, text: str) -> list[Word]:
+    words = reader.words(text)
+    if not words:
+        raise UserError(
+            f"no word in the text {text!r}",
+            where="explain",
+            fix="a caption or a question in words",
+        )
+    return words
+
+
+def _check_reached(gradient_BHTN: Tensor, words: list[Word], layer: int) -> None:
+    """A head that reads the first token alone knows nothing of what words saw in the last layer."""
+    positions = [position for word in words for position in word.positions]
+    if not bool(gradient_BHTN[:, :, positions].any()):
+        raise UserError(
+            f"what words see in layer {layer} of the fusion never reaches the score",
+            where="layer",
+            fix="an earlier layer" if layer else "a model with two or more layers of fusion",
+        )
+
+
+@contextmanager
+def _explaining(model: VLModel) -> Iterator[None]:
+    """Without dropout, and with gradients whatever the caller has switched off."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        model.train(training)
