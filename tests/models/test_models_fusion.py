@@ -201,7 +201,10 @@ def test_looks_stand_in_the_order_of_pictures_tokens_and_patches(kind, layer, mo
     looks = []
     for layout in (packed_layout, lambda valid, pairs, _: padded_layout(valid, pairs)):
         monkeypatch.setattr(fusion_module, "lay_out", layout)
-        for pictures in (image_RND, torch.stack([image_RND[1].flip(0), image_RND[2], image_RND[0]])):
+        for pictures in (
+            image_RND,
+            torch.stack([image_RND[1].flip(0), image_RND[2], image_RND[0]]),
+        ):
             with fusion.looking(layer) as kept:
                 fusion(pictures, *rest)
             looks.append(kept[0][:, :, :LENGTH, -7:])

@@ -185,11 +185,16 @@ def test_a_word_s_map_is_the_mean_of_its_pieces(model, pixels_BCHW):
     torch.testing.assert_close(apart.mean(dim=1), maps.map_BLhw[:, 2])
 
 
-def test_shares_add_up(model, pixels_BCHW):
+def test_the_whole_is_shared_out_among_all_tokens(model, pixels_BCHW):
+    """Taking special tokens for words too, the shares add up."""
     maps = word_maps(model, pixels_BCHW, TEXT, match_judge(model))
-    assert float(maps.share_L.sum()) == pytest.approx(1)
-    empty = replace(maps, map_BLhw=torch.zeros_like(maps.map_BLhw))
-    assert empty.share_L.eq(0).all()
+    num_tokens = len(model.reader.read([TEXT])[0][0])
+    model.reader.words = lambda text: [Word("token", (place,)) for place in range(num_tokens)]
+    apart = word_maps(model, pixels_BCHW, TEXT, match_judge(model))
+    torch.testing.assert_close(apart.map_BLhw.mean(dim=1), maps.whole_Bhw)
+    assert float(apart.share_L.sum()) == pytest.approx(1)
+    torch.testing.assert_close(maps.share_L[2], apart.share_L[3:-2].sum())
+    assert 0 < float(maps.share_L.sum()) < 1
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -31,8 +31,8 @@ def explain(arguments: Sequence[str]) -> int:
         try:
             pixels_1CHW = load_pixels([image], model.vision.image_size)
         except UserError as error:
-            skipped.append({"image": image, "reason": error.problem})
-            print(f"skipped {image}: {error.problem}", file=sys.stderr)
+            skipped.append({"image": _printable(image), "reason": _printable(error.problem)})
+            print("skipped {image}: {reason}".format(**skipped[-1]), file=sys.stderr)
             continue
         entries.append(_explain_one(model, judge, pixels_1CHW, options, number))
     return _finish(options, entries, skipped)
@@ -48,35 +48,37 @@ def _explain_one(
     write_png(draw_sheet(Explained(load_pixels([image], TILE), maps)), out)
     found = "match" if maps.answer is None else maps.answer
     chance = "" if maps.probability is None else f" {100 * maps.probability:.1f} %"
-    print(f"{image}: {found}{chance}\n  {out}")
-    return _entry(image, out, maps)
+    print(f"{_printable(image)}: {found}{chance}\n  {_printable(str(out))}")
+    return _entry(_printable(image), out, maps)
 
 
 def _entry(image: str, out: Path, maps: WordMaps) -> dict[str, Any]:
     return {
         "image": image,
-        "picture": out.name,
+        "picture": _printable(out.name),
         "text": maps.text,
         "answer": maps.answer,
         "probability": maps.probability,
         "score": maps.score,
         "layer": maps.layer,
+        "whole": _numbers(maps.whole_Bhw[0]),
         "words": [
-            {
-                "word": word,
-                "share": share,
-                "map": [[_short(value) for value in row] for row in rows],
-            }
-            for word, share, rows in zip(
-                maps.words, maps.share_L.tolist(), maps.map_BLhw[0].tolist(), strict=True
+            {"word": word, "share": share, "map": _numbers(map_hw)}
+            for word, share, map_hw in zip(
+                maps.words, maps.share_L.tolist(), maps.map_BLhw[0], strict=True
             )
         ],
     }
 
 
-def _short(value: float) -> float:
-    """Four digits: more would be noise."""
-    return float(f"{value:.4g}")
+def _printable(name: str) -> str:
+    """A file's name may be bytes that are no text."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _numbers(map_hw: torch.Tensor) -> list[list[float]]:
+    """With four digits: more would be noise."""
+    return [[float(f"{value:.4g}") for value in row] for row in map_hw.tolist()]
 
 
 def _finish(

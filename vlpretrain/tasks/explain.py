@@ -43,17 +43,13 @@ class WordMaps:
 
     text: str
     words: tuple[str, ...]
-    map_BLhw: Tensor  # float32, none below 0
+    map_BLhw: Tensor  # float32, none below 0; the mean over a word's pieces
+    whole_Bhw: Tensor  # the mean over all tokens, special ones too
+    share_L: Tensor  # each word's part of what all tokens have on their maps
     layer: int  # of the fusion, from 0
     score: float
     probability: float | None
     answer: str | None
-
-    @property
-    def share_L(self) -> Tensor:
-        """Each word's part of everything on the maps; zeros where they are empty."""
-        sum_L = self.map_BLhw.sum(dim=(0, 2, 3))
-        return sum_L / sum_L.sum().clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def word_maps(
@@ -83,12 +79,14 @@ def word_maps(
         (gradient_BHQK,) = torch.autograd.grad(verdict.score, kept)
     height, width = model.vision.grid
     part = (..., slice(fused_BTD.shape[1]), slice(-height * width, None))
-    map_BTN = gradient_weighted(weight_BHQK[part].detach(), gradient_BHQK[part])
     _check_reached(gradient_BHQK[part], words, layer)
+    map_BTN = gradient_weighted(weight_BHQK[part].detach(), gradient_BHQK[part]).cpu()
     return WordMaps(
         text=text,
         words=tuple(word.text for word in words),
-        map_BLhw=_by_word(map_BTN, words).unflatten(-1, (height, width)).cpu(),
+        map_BLhw=_by_word(map_BTN, words).unflatten(-1, (height, width)),
+        whole_Bhw=map_BTN.mean(dim=1).unflatten(-1, (height, width)),
+        share_L=_shares(map_BTN, words),
         layer=layer,
         score=float(verdict.score.detach()),
         probability=verdict.probability,
@@ -154,6 +152,13 @@ def _fuse(model: VLModel, pixels_BCHW: Tensor, text_1T: Tensor, valid_1T: Tensor
 def _by_word(map_BTN: Tensor, words: list[Word]) -> Tensor:
     """The mean over each word's pieces, [B, L, N]."""
     return torch.stack([map_BTN[:, list(word.positions)].mean(dim=1) for word in words], dim=1)
+
+
+def _shares(map_BTN: Tensor, words: list[Word]) -> Tensor:
+    """Each word's part of the sum over all tokens, [L]; zeros where every map is empty."""
+    sum_T = map_BTN.sum(dim=(0, 2))
+    sum_L = torch.stack([sum_T[list(word.positions)].sum() for word in words])
+    return sum_L / sum_T.sum().clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def _reader_of(model: VLModel) -> TextReader:

@@ -57,10 +57,10 @@ def overlay(pixels_CHW: Tensor, map_hw: Tensor, peak: float) -> Tensor:
 
 
 def draw_sheet(explained: Explained) -> Image.Image:
-    """What was read and found, the picture, and a tile for each word with the word below it."""
+    """What was read and found, the picture, and a tile for all and one for each word."""
     maps = explained.maps
     plain = _side_by_side(_shown(explained.pixels_BCHW))
-    tiles = [plain, *_word_tiles(explained)]
+    tiles = [plain, *_tiles(explained)]
     columns = min(max(1, COLUMNS * TILE // plain.width), len(tiles))
     rows = -(-len(tiles) // columns)
     width = MARGIN + columns * (plain.width + MARGIN)
@@ -77,7 +77,7 @@ def draw_sheet(explained: Explained) -> Image.Image:
             top + number // columns * row_height,
         )
         _put_tile(sheet, pen, tile, labels, place)
-    foot = f"Each map is scaled to its own peak; %: its share of all. Fusion layer {maps.layer}."
+    foot = f"Each map to its own peak; %: a word's share of all tokens. Fusion layer {maps.layer}."
     foot = cut(foot, font(SMALL_SIZE), width - 2 * MARGIN)
     pen.text((MARGIN, sheet.height - FOOT), foot, PALE_INK, font(SMALL_SIZE))
     return sheet
@@ -116,24 +116,27 @@ def _save_example(explained: Explained, folder: Path, name: str) -> dict[str, An
     for number, pixels_CHW in enumerate(_shown(explained.pixels_BCHW)):
         images.append(f"{name}-{number}.png")
         _as_picture(pixels_CHW).save(folder / images[-1])
+    whole, *tiles = _tiles(explained)
+    whole.save(folder / f"{name}-whole.png")
     words = []
-    for number, tile in enumerate(_word_tiles(explained)):
-        words.append({"word": maps.words[number], "image": f"{name}-word-{number}.png"})
+    for number, (word, tile) in enumerate(zip(maps.words, tiles, strict=True)):
+        words.append({"word": word, "image": f"{name}-word-{number}.png"})
         tile.save(folder / words[-1]["image"])
     return {
         "image": images[0] if len(images) == 1 else images,
         "text": maps.text,
         "answer": maps.answer,
         "score": maps.probability,
+        "whole": f"{name}-whole.png",
         "words": words,
     }
 
 
-def _word_tiles(explained: Explained) -> list[Image.Image]:
-    """Each word's maps over all pictures, to one scale a word."""
+def _tiles(explained: Explained) -> list[Image.Image]:
+    """The whole text's maps and then each word's over all pictures, each to a scale of its own."""
     shown = _shown(explained.pixels_BCHW)
     tiles = []
-    for map_Bhw in explained.maps.map_BLhw.unbind(dim=1):
+    for map_Bhw in (explained.maps.whole_Bhw, *explained.maps.map_BLhw.unbind(dim=1)):
         peak = float(map_Bhw.max())
         pairs = zip(shown, map_Bhw, strict=True)
         tiles.append(_side_by_side([overlay(pixels, map_hw, peak) for pixels, map_hw in pairs]))
@@ -141,10 +144,10 @@ def _word_tiles(explained: Explained) -> list[Image.Image]:
 
 
 def _labels(maps: WordMaps) -> list[tuple[str, str]]:
-    """What stands below the picture and below each word's tile."""
+    """What stands below the picture and below each tile."""
     shares = [f"{100 * share:.0f} %" for share in maps.share_L.tolist()]
     picture = "picture" if len(maps.map_BLhw) == 1 else "pictures"
-    return [(picture, ""), *zip(maps.words, shares, strict=True)]
+    return [(picture, ""), ("whole text", ""), *zip(maps.words, shares, strict=True)]
 
 
 def _title(maps: WordMaps) -> str:
