@@ -25,7 +25,7 @@ from vlpretrain.tasks.explain_picture import (
     write_attention,
 )
 
-TOP = MARGIN + TITLE_LINE + MARGIN // 2  # of the first row of tiles, below a title of one line
+TOP = MARGIN + 2 * TITLE_LINE + MARGIN // 2  # of the first row of tiles, below a text of one line
 
 
 def pixels_of(count: int = 1, size: int = 32) -> Tensor:

@@ -64,7 +64,8 @@ def draw_sheet(explained: Explained) -> Image.Image:
     columns = min(max(1, COLUMNS * TILE // plain.width), len(tiles))
     rows = -(-len(tiles) // columns)
     width = MARGIN + columns * (plain.width + MARGIN)
-    titles = wrap(_title(maps), font(TITLE_SIZE), width - 2 * MARGIN, TITLE_LINES)
+    titles = wrap(maps.text, font(TITLE_SIZE), width - 2 * MARGIN, TITLE_LINES)
+    titles.append(cut(_finding(maps), font(TITLE_SIZE), width - 2 * MARGIN))
     top = MARGIN + TITLE_LINE * len(titles) + MARGIN // 2
     row_height = plain.height + 2 * WORD_LINE + MARGIN
     sheet = Image.new("RGB", (width, top + rows * row_height + FOOT), PAPER)
@@ -150,12 +151,12 @@ def _labels(maps: WordMaps) -> list[tuple[str, str]]:
     return [(picture, ""), ("whole text", ""), *zip(maps.words, shares, strict=True)]
 
 
-def _title(maps: WordMaps) -> str:
-    found = "match" if maps.answer is None else maps.answer
-    chance = f"score {maps.score:.2f}"
-    if maps.probability is not None:
-        chance = f"{100 * maps.probability:.1f} %"
-    return f"{' '.join(maps.text.split())} – {found}: {chance}"
+def _finding(maps: WordMaps) -> str:
+    """The number first, where no long answer can push it out."""
+    found = "match" if maps.answer is None else " ".join(maps.answer.split())
+    if maps.probability is None:
+        return f"score {maps.score:.2f}: {found}"
+    return f"{100 * maps.probability:.1f} % {found}"
 
 
 def _put_tile(
