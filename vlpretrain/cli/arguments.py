@@ -115,6 +115,35 @@ def check_text(text: str) -> None:
         raise UserError(f"the text {text!r} is no UTF-8", fix="a terminal set to UTF-8") from error
 
 
+@dataclass(frozen=True)
+class ReportOptions:
+    """Which runs a report is of, and where it is written."""
+
+    runs: list[Path]
+    chain: bool  # also the runs that these began from
+    out: Path | None  # None: in the last run's folder
+
+
+def read_report_options(arguments: Sequence[str]) -> ReportOptions:
+    """`RUN [RUN ...] [--chain] [--out FILE]`.
+
+    Raises:
+        UserError: no run is named, or an option is unknown.
+    """
+    usage = "vlpretrain report RUN [RUN ...] [--chain] [--out FILE]"
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("runs", type=Path, nargs="*")
+    parser.add_argument("--chain", action="store_true")
+    parser.add_argument("--out", type=Path)
+    known, rest = parser.parse_known_intermixed_args(list(arguments))
+    unknown = [argument for argument in rest if argument.startswith("-")]
+    if unknown:
+        raise UserError(f"report does not know {unknown[0]!r}", fix=usage)
+    if not known.runs:
+        raise UserError("report needs a run folder", fix=usage)
+    return ReportOptions(known.runs, known.chain, known.out)
+
+
 def read_run_config(arguments: Sequence[str], prog: str) -> RunConfig:
     """`CONFIG [--section.field VALUE ...]` -> configuration; `--help` alone lists the fields."""
     if arguments and not arguments[0].startswith("-"):

@@ -42,6 +42,9 @@ class TextReader(Protocol):
     def words(self, text: str) -> list[Word]:
         """The words that `read` keeps of a text, special tokens left out."""
 
+    def write(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special ones left out."""
+
 
 def open_reader(folder: Path, max_tokens: int) -> TextReader | None:
     """The tokenizer of an export folder; None where it has none.
@@ -89,6 +92,9 @@ class FastReader:
             words.append(Word(text[first[0] : last[1]].strip(), positions))
         return words
 
+    def write(self, ids: Sequence[int]) -> str:
+        return str(self.backend.decode(list(ids), skip_special_tokens=True))
+
 
 class ClipReader:
     """open_clip's own tokenizer. Its end token has the largest id and closes a text."""
@@ -113,6 +119,10 @@ class ClipReader:
                 words.append(Word(spelled, tuple(range(start, position + 1))))
                 start = position + 1
         return words
+
+    def write(self, ids: Sequence[int]) -> str:
+        special = self.tokenizer.all_special_ids
+        return str(self.tokenizer.decode([token for token in ids if token not in special])).strip()
 
 
 def as_list(images: Picture | Sequence[Picture] | Tensor) -> list[Picture]:
