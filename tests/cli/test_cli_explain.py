@@ -13,6 +13,7 @@ from PIL import Image
 
 from vlpretrain.cli.main import main
 from vlpretrain.data.tokenise import train_wordpiece
+from vlpretrain.models.answerer import Answerer, AnswererSpec
 from vlpretrain.models.factory import create_model
 from vlpretrain.models.spec import FusionSpec, ModelSpec, TextSpec, VisionSpec
 from vlpretrain.models.vlmodel import VLModel
@@ -25,10 +26,14 @@ SPEC = ModelSpec(
 )
 
 
-def save_model(folder: Path, kind: str) -> Path:
+def save_model(folder: Path, kind: str, questions_about: int = 0) -> Path:
+    """An export, with an answerer for so many pictures a question."""
     torch.manual_seed(0)
     train_wordpiece(["two red dogs on a blue square"] * 2, 60).save(folder / "tokenizer")
     model = create_model(replace(SPEC, fusion=replace(SPEC.fusion, kind=kind)))
+    if questions_about:
+        spec = AnswererSpec("classify", questions_about, answers=("yes", "no"))
+        model.answerer = Answerer(spec, SPEC.fusion.width, SPEC.text.vocab_size)
     model.save_pretrained(folder / "export", folder / "tokenizer")
     return folder / "export"
 
@@ -61,7 +66,7 @@ def test_one_picture(export: Path, folder: Path, capsys: pytest.CaptureFixture[s
     assert entry["probability"] == pytest.approx(probability, abs=1e-5)
     assert (entry["picture"], entry["layer"], entry["answer"]) == ("where.png", 1, None)
     assert [word["word"] for word in entry["words"]] == ["Two", "dogs"]
-    assert all(len(row) == 4 for word in entry["words"] for row in word["map"])
+    assert all(len(row) == 4 for word in entry["words"] for row in word["maps"][0])
     assert sorted(path.name for path in out.parent.iterdir()) == ["where.json", "where.png"]
 
 
@@ -76,7 +81,7 @@ def test_pictures_that_cannot_be_read_are_skipped_named_and_counted(
     said = capsys.readouterr()
     assert "broken.jpg" in said.err
     assert "absent.jpg" in said.err
-    assert "2 of 4 pictures skipped" in said.out
+    assert "2 pictures skipped" in said.out
     found = json.loads((folder / "maps.json").read_text())
     assert [entry["picture"] for entry in found["examples"]] == ["maps-1.png", "maps-4.png"]
     assert [Path(entry["image"]).name for entry in found["skipped"]] == ["broken.jpg", "absent.jpg"]
@@ -94,7 +99,7 @@ def test_pictures_that_cannot_be_read_are_skipped_named_and_counted(
         (["{red}", "dogs"], "--model"),
         (["{red}", "dogs", "--model", "{folder}"], "no model was saved here"),
         (["{red}", "dogs", "--model", "{folder}/absent"], "no model was saved here"),
-        (["{broken}", "dogs", "--model", "{export}"], "none of 1 pictures could be read"),
+        (["{broken}", "dogs", "--model", "{export}"], "no picture could be read; 1 skipped"),
         (["{red}", "dogs", "--model", "{export}", "--layer", "3"], "0 to 2"),
         (["{red}", "dogs", "--model", "{export}", "--layer", "2"], "never reaches the score"),
         (["{red}", "dogs", "--model", "{export}", "--layer", "x"], "--layer"),
@@ -120,6 +125,38 @@ def test_a_mistake_ends_with_code_2_a_message_and_nothing_written(
     assert expected in said
     assert "Traceback" not in said
     assert set(folder.rglob("*")) == before
+
+
+def test_the_answer_to_a_question(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = save_model(tmp_path, "cross", questions_about=1)
+    image, question = str(folder / "red.jpg"), "red dogs on a square"
+    given = ["explain", image, question, "--model", str(export), "--out", str(folder / "a.png")]
+    assert main([*given, "--question"]) == 0
+    ((said,),) = VLModel.from_pretrained(export).answer(image, question)
+    assert f"{image}: {said.answer} {100 * said.score:.1f} %" in capsys.readouterr().out
+    (entry,) = json.loads((folder / "a.json").read_text())["examples"]
+    assert entry["answer"] == said.answer
+    assert main(given) == 0
+    assert "--question explains an answer" in capsys.readouterr().err
+
+
+def test_a_question_about_two_pictures(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = save_model(tmp_path, "cross", questions_about=2)
+    red, blue, broken = (str(folder / f"{name}.jpg") for name in ("red", "blue", "broken"))
+    rest = ["dogs", "--question", "--model", str(export), "--out", str(folder / "a.png")]
+    assert main(["explain", red, blue, broken, red, *rest]) == 0
+    found = json.loads((folder / "a.json").read_text())
+    (entry,) = found["examples"]
+    assert (entry["image"], entry["picture"]) == ([red, blue], "a-1.png")
+    assert all(len(word["maps"]) == 2 for word in entry["words"])
+    assert [skipped["image"] for skipped in found["skipped"]] == [broken]
+    capsys.readouterr()
+    assert main(["explain", red, blue, red, *rest]) == 2
+    assert "3 pictures for a model that reads 2" in capsys.readouterr().err
 
 
 def test_a_name_that_is_no_text_is_still_said(

@@ -55,8 +55,7 @@ class ExplainOptions:
     images: tuple[str, ...]
     text: str
     model: Path  # an export folder
-    pngs: tuple[Path, ...]  # to write, one for each of the images
-    json: Path  # to write
+    out: Path  # a PNG file
     layer: int | None  # of the fusion, from 0; None: the default
     question: bool  # the text is a question
 
@@ -73,36 +72,17 @@ def read_explain_options(arguments: Sequence[str]) -> ExplainOptions:
     parser.add_argument("--model", type=Path, required=True, help="an export folder")
     parser.add_argument("--out", type=Path, default=Path("explain.png"), help="the PNG to write")
     parser.add_argument("--layer", type=int, help="of the fusion, 0 the first")
-    parser.add_argument("--question", action="store_true", help="the text is a question")
+    parser.add_argument("--question", action="store_true", help="explain the answer to the text")
     options = parser.parse_intermixed_args(list(arguments))
     *images, text = options.given
     if not images or os.path.isfile(text):
         raise UserError("explain needs a picture, and a text behind it", fix=usage)
     check_text(text)
+    if options.out.suffix.lower() != ".png" or options.out.is_dir():
+        raise UserError(f"{str(options.out)!r} is no PNG file", where="--out", fix="explain.png")
     return ExplainOptions(
-        images=tuple(images),
-        text=text,
-        model=options.model,
-        pngs=_pngs(options.out, images),
-        json=options.out.with_suffix(".json"),
-        layer=options.layer,
-        question=options.question,
+        tuple(images), text, options.model, options.out, options.layer, options.question
     )
-
-
-def _pngs(out: Path, images: Sequence[str]) -> tuple[Path, ...]:
-    """The output of one picture, and NAME-1.png, NAME-2.png, ... of several."""
-    if out.suffix.lower() != ".png" or out.is_dir():
-        raise UserError(f"{str(out)!r} is no PNG file", where="--out", fix="--out explain.png")
-    numbered = [out.with_name(f"{out.stem}-{n}{out.suffix}") for n in range(1, len(images) + 1)]
-    pngs = (out,) if len(images) == 1 else tuple(numbered)
-    if lost := {png.resolve() for png in pngs} & {Path(image).resolve() for image in images}:
-        raise UserError(
-            f"the picture {lost.pop().name} would be written over",
-            where="--out",
-            fix="another name",
-        )
-    return pngs
 
 
 def check_text(text: str) -> None:

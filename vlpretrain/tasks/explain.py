@@ -10,7 +10,7 @@ image tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,23 +18,10 @@ import torch
 from torch import Tensor
 
 from vlpretrain.errors import UserError
-from vlpretrain.metrics.matching import match_probability
 from vlpretrain.models.fusion import FusionPairs
 from vlpretrain.models.inputs import TextReader, Word
 from vlpretrain.models.vlmodel import VLModel
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a head finds of a text that was read with its pictures."""
-
-    score: Tensor  # scalar with gradient: what the maps explain; a logit or a log-likelihood
-    probability: float | None = None  # that the text matches, or of the answer
-    answer: str | None = None
-
-
-# Of the fused states [B, T, D] of one text with B pictures: all tokens, the first token first.
-Judge = Callable[[Tensor], Verdict]
+from vlpretrain.tasks.judges import Judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,29 +88,6 @@ def default_layer(depth: int) -> int:
     behalf of a head that reads the first token alone.
     """
     return (depth - 1) // 2
-
-
-def match_judge(model: VLModel) -> Judge:
-    """Judges whether the text belongs to the (first) picture, by the matching head."""
-
-    def judge(fused_BTD: Tensor) -> Verdict:
-        logit_P2 = model.itm_logits(fused_BTD[:1, 0])
-        return Verdict(logit_P2[0, 1], probability=float(match_probability(logit_P2.detach())))
-
-    return judge
-
-
-def answer_judge(model: VLModel) -> Judge:
-    """Judges which answer the text, a question, has.
-
-    Raises:
-        UserError: a model that answers no questions.
-    """
-    raise UserError(
-        "the model answers no questions",
-        where="--question",
-        fix="leave it out to explain a match, or take the export of a VQA fine-tune",
-    )
 
 
 def gradient_weighted(weight_BHTN: Tensor, gradient_BHTN: Tensor) -> Tensor:

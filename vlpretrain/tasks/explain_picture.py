@@ -96,6 +96,16 @@ def write_attention(examples: Sequence[Explained], folder: Path) -> None:
     write_text(json.dumps(listing, indent=2, ensure_ascii=False), folder / "attention.json")
 
 
+def write_words(explained: Explained, folder: Path, name: str) -> list[dict[str, str]]:
+    """A PNG file for each word, its name beginning with `name`; the entry "words" of an example."""
+    _, *tiles = _tiles(explained)
+    words = []
+    for number, (word, tile) in enumerate(zip(explained.maps.words, tiles, strict=True)):
+        words.append({"word": word, "image": f"{name}-word-{number}.png"})
+        tile.save(folder / words[-1]["image"])
+    return words
+
+
 def write_text(text: str, path: Path) -> None:
     """The whole file or none."""
     partial = path.with_name(path.name + ".partial")
@@ -117,19 +127,15 @@ def _save_example(explained: Explained, folder: Path, name: str) -> dict[str, An
     for number, pixels_CHW in enumerate(_shown(explained.pixels_BCHW)):
         images.append(f"{name}-{number}.png")
         _as_picture(pixels_CHW).save(folder / images[-1])
-    whole, *tiles = _tiles(explained)
+    whole, *_ = _tiles(explained)
     whole.save(folder / f"{name}-whole.png")
-    words = []
-    for number, (word, tile) in enumerate(zip(maps.words, tiles, strict=True)):
-        words.append({"word": word, "image": f"{name}-word-{number}.png"})
-        tile.save(folder / words[-1]["image"])
     return {
         "image": images[0] if len(images) == 1 else images,
         "text": maps.text,
         "answer": maps.answer,
         "score": maps.probability,
         "whole": f"{name}-whole.png",
-        "words": words,
+        "words": write_words(explained, folder, name),
     }
 
 
