@@ -1,9 +1,9 @@
 """Visual question answering: the official VQA accuracy (Antol et al. 2015; Goyal et al. 2017).
 
 The rules, quirks included, are those that the official evaluation shows by its figures; the tests
-compare with them. Two quirks matter to who trains a model. An answer that all humans gave alike is
-compared as it is written, so "none" is right and "0" is wrong there, and the reverse elsewhere:
-`written_forms` says how to spell an answer. And `none`, not `no`, is the number 0.
+compare with them. One quirk matters to who trains a model: an answer that all humans gave alike is
+compared as it is written. There "none" is right and its normalised form, "0", is wrong; elsewhere
+both are right. `written_forms` says how to spell an answer.
 """
 
 from __future__ import annotations

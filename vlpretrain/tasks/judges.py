@@ -13,12 +13,7 @@ from torch import Tensor
 
 from vlpretrain.errors import UserError
 from vlpretrain.metrics.matching import match_probability
-from vlpretrain.models.answer_decoder import (
-    answer_texts,
-    frame_answer,
-    log_likelihood,
-    pad_answers,
-)
+from vlpretrain.models.answer_decoder import answer_texts, frame_answer, log_likelihood
 from vlpretrain.models.answer_search import cut_at_end
 from vlpretrain.models.answerer import Answerer, QuestionStates
 from vlpretrain.models.inputs import TextReader
@@ -98,9 +93,9 @@ def _judge_text(
         text_1T, valid_1T = reader.read([answer])
         ids = text_1T[valid_1T].tolist()
     device = states.state_QTD.device
-    text_1L, valid_1L = pad_answers([frame_answer(ids, special)], special.pad)
+    text_1L = torch.tensor([frame_answer(ids, special)], device=device)
     first_1 = torch.zeros(1, dtype=torch.int64, device=device)
-    texts = answer_texts(text_1L.to(device), valid_1L.to(device), first_1)
+    texts = answer_texts(text_1L, torch.ones_like(text_1L, dtype=torch.bool), first_1)
     score = log_likelihood(answerer.logits(states, texts), texts)[0]
     name = reader.write(ids) if answer is None else answer
     return Verdict(score, float(score.detach().exp()), name)
