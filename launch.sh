@@ -18,6 +18,7 @@ usage: ./launch.sh COMMAND [arguments]
   config CONFIG ...     print the resolved configuration, documented
   doctor CONFIG ...     check data, sizes, memory and cost before any training
   report RUN            write RUN/report.html again
+  explain ...           show where a model looks for each word of a text (`explain --help`)
   tools ...             make, render, index, inspect and validate shards
   lint                  ruff and mypy
 
@@ -35,7 +36,7 @@ main() {
     local command="${1:-}"
     [ $# -gt 0 ] && shift
     case "$command" in
-        quickstart | test | pretrain | finetune | evaluate | config | doctor | report | tools | lint)
+        quickstart | test | pretrain | finetune | evaluate | config | doctor | report | explain | tools | lint)
             choose_python >&2
             "run_$command" "$@"
             ;;
@@ -53,6 +54,7 @@ run_evaluate() { exec "$python" -m vlpretrain.cli.launch evaluate "$@"; }
 run_config() { exec "$python" -m vlpretrain.cli.main config "$@"; }
 run_doctor() { exec "$python" -m vlpretrain.cli.main doctor "$@"; }
 run_report() { exec "$python" -m vlpretrain.cli.main report "$@"; }
+run_explain() { exec "$python" -m vlpretrain.cli.main explain "$@"; }
 run_tools() { exec "$python" -m data_tools "$@"; }
 run_test() { cd "$root" && exec "$python" -m pytest "$@"; }
 

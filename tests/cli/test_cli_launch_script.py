@@ -74,6 +74,8 @@ def test_the_first_command_installs_and_the_second_does_not(checkout: Checkout) 
     assert calls[-1] == "-m vlpretrain.cli.main config run.yaml"
     assert checkout.launch("pretrain", "run.yaml", "--optim.lr", "3").returncode == 0
     assert checkout.calls()[-1] == "-m vlpretrain.cli.launch pretrain run.yaml --optim.lr 3"
+    assert checkout.launch("explain", "a.jpg", "two dogs").returncode == 0
+    assert checkout.calls()[-1] == "-m vlpretrain.cli.main explain a.jpg two dogs"
     checkout.launch("config")
     assert checkout.installs() == 0
 
