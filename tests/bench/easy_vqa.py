@@ -45,11 +45,9 @@ def main() -> None:
     run_all(runs, options.parallel)
     print(table({"easy-VQA, test split": [run.out for run in runs]}, FIGURES))
     for run in runs:
-        figures = last_figures(run.out)
+        accuracy = last_figures(run.out)["val/vqa_accuracy"]
         minutes = training_seconds(run.out) / 60
-        print(
-            f"{run.out.name}: {figures['val/vqa_accuracy']:.4f} after {minutes:.1f} min on a thread"
-        )
+        print(f"{run.out.name}: {accuracy:.4f} after {minutes:.1f} min on one thread")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whole runs through the command line, several at once, each with one thread; and tables of them."""
+"""Whole runs through the command line, several at once with a thread each; tables of them."""
 
 from __future__ import annotations
 

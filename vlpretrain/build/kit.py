@@ -14,6 +14,7 @@ from vlpretrain.config.schema import RunConfig
 from vlpretrain.data.loader import Recipe
 from vlpretrain.data.shards import Source
 from vlpretrain.data.tokenise import Tokeniser
+from vlpretrain.models.inputs import TextReader, open_reader
 from vlpretrain.types import Evaluator
 
 
@@ -44,6 +45,12 @@ class TaskKit(ABC):
     @abstractmethod
     def evaluator(self) -> Evaluator | None:
         """The look at data.val; None where there is none."""
+
+    def reader(self) -> TextReader | None:
+        """Texts to tokens and words, for explanations; one of its own, as it cuts texts itself."""
+        kept = self.folder / "tokenizer"
+        folder = kept if kept.is_dir() else Path(self.config.init)
+        return open_reader(folder, self.config.data.max_tokens)
 
     def chance(self, task: nn.Module, batch: Any) -> dict[str, float]:
         """What each figure is for a model that has learnt nothing of its question, by name."""

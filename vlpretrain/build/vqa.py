@@ -171,6 +171,7 @@ class VqaKit(TaskKit):
             beams=self.vqa.beams,
             rank_first=self.vqa.rank_first,
             overlap=lambda: overlap_of(self.config),
+            reader=self.reader(),
         )
 
     def _asked(self) -> Sequence[Asked]:
