@@ -18,7 +18,7 @@ from vlpretrain import distributed
 from vlpretrain.errors import UserError
 from vlpretrain.models.fusion import FusionPairs
 from vlpretrain.models.vlmodel import VLModel
-from vlpretrain.tasks.retrieval_encode import PICTURES, PictureTokens, TextTable
+from vlpretrain.tasks.retrieval_encode import PictureTokens, TextTable
 from vlpretrain.tasks.retrieval_set import RetrievalSet
 from vlpretrain.tasks.units import filled
 
@@ -76,8 +76,7 @@ class _Call:
     """Pairs whose pictures are all of one unit."""
 
     number: int  # the round of that unit
-    pair_P: Tensor  # rows of the list
-    image_P: Tensor
+    image_row_P: Tensor  # of the unit
     text_P: Tensor
 
 
@@ -86,7 +85,7 @@ class _Plan:
 
     def __init__(self, pairs: PairList, length_T: Tensor, pictures: PictureTokens) -> None:
         self.pairs, self.units = pairs, pictures.units
-        bounds = torch.arange(0, self.units.total + PICTURES, PICTURES)
+        bounds = torch.arange(0, self.units.total + self.units.size, self.units.size)
         self.first_pair_of_unit = torch.searchsorted(pairs.image_P, bounds).tolist()
         self.length_class_T = length_T // LENGTH_STEP
 
@@ -94,8 +93,8 @@ class _Plan:
         for number in rounds:
             for pair_P in self._pairs_of_unit(number, rank).split(PAIRS):
                 if len(pair_P):
-                    image_P, text_P = self.pairs.image_P[pair_P], self.pairs.text_P[pair_P]
-                    yield _Call(number, pair_P, image_P, text_P)
+                    image_row_P = self.pairs.image_P[pair_P] % self.units.size
+                    yield _Call(number, image_row_P, self.pairs.text_P[pair_P])
 
     def num_calls(self, rounds: range) -> int:
         """The most that a rank makes."""
@@ -134,7 +133,7 @@ class _Plan:
 
 def _judge(model: VLModel, token_UND: Tensor, texts: TextTable, call: _Call) -> Tensor:
     """Log-odds [P]. `token_UND` is the call's unit of pictures."""
-    image_R, image_row_P = (call.image_P % PICTURES).unique(return_inverse=True)
+    image_R, image_row_P = call.image_row_P.unique(return_inverse=True)
     text_R, text_row_P = call.text_P.unique(return_inverse=True)
     text_RTD, valid_RT = texts.padded(text_R)
     device = text_RTD.device
@@ -151,7 +150,7 @@ def _judge(model: VLModel, token_UND: Tensor, texts: TextTable, call: _Call) -> 
 def _judge_blank(model: VLModel, token_UND: Tensor, texts: TextTable) -> None:
     """The same calls, for a rank that has nothing left while others go on."""
     nothing = torch.zeros(1, dtype=torch.int64)
-    _judge(model, token_UND, texts, _Call(0, nothing, nothing, nothing))
+    _judge(model, token_UND, texts, _Call(0, nothing, nothing))
 
 
 def check_scores(score_P: Tensor, pairs: PairList, data: RetrievalSet) -> None:
