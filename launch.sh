@@ -12,6 +12,8 @@ usage: ./launch.sh COMMAND [arguments]
   test [pytest args]    run the default tests
   pretrain CONFIG ...   pretrain; `--optim.lr 3e-4` changes a field of the configuration;
                         `--processes N` and `--hostfile FILE` choose where it runs
+  finetune CONFIG ...   fine-tune a pretrained model (--init EXPORT) for the task of CONFIG
+  evaluate CONFIG ...   judge an exported model (--init EXPORT) on held-out data (--data.val SHARDS)
   config CONFIG ...     print the resolved configuration, documented
   doctor CONFIG ...     check data, sizes, memory and cost before any training
   report RUN            write RUN/report.html again
@@ -32,7 +34,7 @@ main() {
     local command="${1:-}"
     [ $# -gt 0 ] && shift
     case "$command" in
-        quickstart | test | pretrain | config | doctor | report | tools | lint)
+        quickstart | test | pretrain | finetune | evaluate | config | doctor | report | tools | lint)
             choose_python >&2
             "run_$command" "$@"
             ;;
@@ -45,6 +47,8 @@ main() {
 # --- the commands -------------------------------------------------------------------------------
 
 run_pretrain() { exec "$python" -m vlpretrain.cli.launch pretrain "$@"; }
+run_finetune() { exec "$python" -m vlpretrain.cli.launch finetune "$@"; }
+run_evaluate() { exec "$python" -m vlpretrain.cli.launch evaluate "$@"; }
 run_config() { exec "$python" -m vlpretrain.cli.main config "$@"; }
 run_doctor() { exec "$python" -m vlpretrain.cli.main doctor "$@"; }
 run_report() { exec "$python" -m vlpretrain.cli.main report "$@"; }

@@ -116,3 +116,12 @@ def _all_to_all(rows: Tensor, send: list[int] | None, receive: list[int] | None)
     arrived = wire.new_empty((num_received, wire.shape[1]))
     dist.all_to_all_single(arrived, wire, receive, send)
     return arrived.view(rows.dtype).view(num_received, *rows.shape[1:])
+
+
+def gather_objects(item: Any) -> list[Any]:
+    """Every rank's item, on every rank, in rank order."""
+    if world_size() == 1:
+        return [item]
+    items: list[Any] = [None] * world_size()
+    dist.all_gather_object(items, item)
+    return items

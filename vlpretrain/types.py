@@ -7,10 +7,10 @@ Shape legend, for the whole project:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ class Sample:
     image: bytes | None
     captions: tuple[str, ...]
     metadata: dict[str, Any]
+    images: tuple[bytes, ...] = ()  # all pictures in the order of their names, the first is `image`
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +52,43 @@ class Position:
 
 
 # What a loss is divided by, counted on the host by the collator; see Batch.counts.
-COUNTS = ("images", "texts", "pairs", "hidden_blocks", "hidden_words")
+COUNTS = ("images", "texts", "pairs", "hidden_blocks", "hidden_words", "questions", "labels")
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """One rank's micro-batch. Tensors only, but for `keys`, `seed` and `progress`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicroBatch:
+    """What the loop knows of one rank's micro-batch. Tensors only, but for `keys`, `seed` and
+    `progress`; each task adds its own."""
+
+    counts: Tensor  # float32 [len(COUNTS)], what this micro-batch holds
+    # The mean of `counts` over all micro-batches and ranks of the global batch, set by the loop: a
+    # loss is its local sum over this, so the mean over micro-batches and ranks is the global mean.
+    mean_counts: Tensor
+    keys: tuple[str, ...]  # "shard/key" of each row, for messages
+    seed: int = 0  # (run seed, step, micro-step) as one, equal on every rank; set by the loop
+    progress: float = 0.0  # share of the run that is done, 0 to 1; schedules read it
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Self:
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        changed: dict[str, Any] = {
+            item.name: change(getattr(self, item.name))
+            for item in fields(self)
+            if isinstance(getattr(self, item.name), Tensor)
+        }
+        return replace(self, **changed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch(MicroBatch):
+    """A micro-batch of pictures and captions, for pretraining and retrieval.
 
     A sample without a picture (or without a text) keeps its row: a blank stands in,
     `image_present_B` (`text_present_B`) is False, and no loss reads the row. So every rank runs
@@ -74,32 +106,35 @@ class Batch:
     text_present_B: Tensor  # bool
     image_id_B: Tensor  # int64; equal for the same picture
     text_id_B: Tensor  # int64; equal for the same normalised caption
-    counts: Tensor  # float32 [len(COUNTS)], what this micro-batch holds
-    # The mean of `counts` over all micro-batches and ranks of the global batch, set by the loop: a
-    # loss is its local sum over this, so the mean over micro-batches and ranks is the global mean.
-    mean_counts: Tensor
-    keys: tuple[str, ...]  # "shard/key" of each row, for messages
-    seed: int = 0  # (run seed, step, micro-step) as one, equal on every rank; set by the loop
-    progress: float = 0.0  # share of the run that is done, 0 to 1; schedules read it
 
-    def __len__(self) -> int:
-        return len(self.keys)
 
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
-        moved = {
-            item.name: getattr(self, item.name).to(device, non_blocking=non_blocking)
-            for item in fields(self)
-            if isinstance(getattr(self, item.name), Tensor)
-        }
-        return replace(self, **moved)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionBatch(MicroBatch):
+    """A micro-batch of pictures with their questions; a picture is there once for all of them.
 
-    def pin_memory(self) -> Batch:
-        pinned = {
-            item.name: getattr(self, item.name).pin_memory()
-            for item in fields(self)
-            if isinstance(getattr(self, item.name), Tensor)
-        }
-        return replace(self, **pinned)
+    I pictures, Q questions, P pictures of a question (1, or 2 as in NLVR2), R distinct texts of
+    questions, S distinct answers of all questions, L answer tokens.
+    """
+
+    pixels_ICHW: Tensor  # uint8 RGB
+    text_RT: Tensor  # int64 token ids, padded to the longest of the micro-batch
+    text_valid_RT: Tensor  # bool, True where a real token stands
+    text_row_Q: Tensor  # int64, each question's text
+    image_row_QP: Tensor  # int64, the pictures that a question is about
+    answer_question_S: Tensor  # int64, the question that an answer was given to
+    answer_index_S: Tensor  # int64 place in the answer vocabulary, -1 outside of it
+    answer_score_S: Tensor  # float32, the accuracy that giving this answer would have
+    answer_share_S: Tensor  # float32, the share of the humans who gave it
+    answer_text_SL: Tensor  # int64 token ids, start and end tokens included
+    answer_valid_SL: Tensor  # bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelBatch(MicroBatch):
+    """A micro-batch of pictures with their classes."""
+
+    pixels_BCHW: Tensor  # uint8 RGB
+    label_B: Tensor  # int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +189,7 @@ class TrainTask(Protocol):
         """
 
     def __call__(
-        self, batch: Batch, others: GlobalEmbeddings | None = None, prepass: bool = False
+        self, batch: Any, others: GlobalEmbeddings | None = None, prepass: bool = False
     ) -> StepOutput: ...
 
 
@@ -171,7 +206,7 @@ class Skip:
 class StepData:
     """One rank's share of one global batch."""
 
-    micro_batches: tuple[Batch, ...]
+    micro_batches: tuple[MicroBatch, ...]
     skips: tuple[Skip, ...]  # met on the way, each already replaced
 
 

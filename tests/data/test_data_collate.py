@@ -63,6 +63,8 @@ def test_counts_are_of_present_parts_alone(rows, tokeniser):
         "pairs": 2,
         "hidden_blocks": 3 * 10,
         "hidden_words": len(batch.hidden_word_index_M),
+        "questions": 0,
+        "labels": 0,
     }
     assert torch.equal(batch.counts, batch.mean_counts)
     assert batch.counts.dtype == torch.float32

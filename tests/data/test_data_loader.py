@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from vlpretrain.config.schema import DataConfig
+from vlpretrain.data.collate import PairRecipe
 from vlpretrain.data.keyed import generator
 from vlpretrain.data.loader import (
     BatchMaker,
@@ -93,7 +94,8 @@ def quick_end(monkeypatch):
 
 
 def maker(samples=50, broken=(), settings=SETTINGS):
-    return BatchMaker(ShuffledOrder(samples), MemoryReader(broken), tokeniser(), settings)
+    recipe = PairRecipe(tokeniser(), settings)
+    return BatchMaker(ShuffledOrder(samples), MemoryReader(broken), recipe)
 
 
 def rows_of(batch):
@@ -238,7 +240,7 @@ def test_the_search_for_a_substitute_ends(workers):
 
 
 def failing_loader(error):
-    failing = BatchMaker(ShuffledOrder(30), FailingReader(error), tokeniser(), SETTINGS)
+    failing = BatchMaker(ShuffledOrder(30), FailingReader(error), PairRecipe(tokeniser(), SETTINGS))
     return Loader(failing, LoaderSettings(10, workers=1))
 
 
@@ -288,7 +290,7 @@ def test_real_shards_are_read_once_an_epoch_and_alike_where_they_lie_elsewhere(t
             write_shard(folder / f"{shard}.tar", range(shard * 8, shard * 8 + 8))
         source = open_source(str(folder), DataConfig())
         order = SampleOrder([source.sizes.tolist()], seed=1, block=2)
-        reading = BatchMaker(order, ShardReader([source]), tokeniser(), SETTINGS)
+        reading = BatchMaker(order, ShardReader([source]), PairRecipe(tokeniser(), SETTINGS))
         steps = Loader(reading, LoaderSettings(8, micro_batch=4, workers=workers)).steps(0, 3)
         return [row for data in steps for batch in data.micro_batches for row in rows_of(batch)]
 
@@ -301,7 +303,7 @@ def test_real_shards_are_read_once_an_epoch_and_alike_where_they_lie_elsewhere(t
 def test_evaluation_is_the_first_samples_in_order_alike_every_time(world_size):
     def rows():
         evaluation = BatchMaker(
-            ShuffledOrder(30, shuffle=False), MemoryReader((4,)), tokeniser(), SETTINGS
+            ShuffledOrder(30, shuffle=False), MemoryReader((4,)), PairRecipe(tokeniser(), SETTINGS)
         )
         per_rank = [
             list(evaluation_batches(evaluation, samples=11, batch=2, rank=rank,

@@ -109,6 +109,6 @@ def cut(whole: Batch, begin: int, end: int) -> Batch:
         whole,
         hidden_word_index_M=whole.hidden_word_index_M[inside_M] - begin * TOKENS,
         hidden_word_target_M=whole.hidden_word_target_M[inside_M],
-        counts=torch.tensor([float(counts[name]) for name in COUNTS]),
+        counts=torch.tensor([float(counts.get(name, 0)) for name in COUNTS]),
         **{name: getattr(whole, name)[begin:end] for name in names},
     )

@@ -100,7 +100,7 @@ def count(batch: Batch) -> Batch:
         "hidden_blocks": batch.block_hidden_BG[batch.image_present_B].sum(),
         "hidden_words": torch.tensor(len(batch.hidden_word_index_M)),
     }
-    counts = torch.stack([numbers[name] for name in COUNTS]).float()
+    counts = torch.stack([numbers.get(name, torch.tensor(0)) for name in COUNTS]).float()
     return replace(batch, counts=counts, mean_counts=counts)
 
 

@@ -77,9 +77,17 @@ def batch_of(size: int, block: int, patch_hidden_BG: Tensor) -> Batch:
     nothing = torch.empty(0)
     counts = torch.ones(len(COUNTS))
     counts[COUNTS.index("hidden_blocks")] = patch_hidden_BG.sum()
+    texts = ("text_BT", "text_valid_BT", "masked_text_BT", "image_id_B", "text_id_B")
+    words = ("hidden_word_index_M", "hidden_word_target_M")
     return Batch(
-        *(pixels_BCHW, *(nothing,) * 5, patch_hidden_BG),
-        *(present_B, present_B, nothing, nothing, counts, counts, ("",) * len(present_B)),
+        pixels_BCHW=pixels_BCHW,
+        block_hidden_BG=patch_hidden_BG,
+        image_present_B=present_B,
+        text_present_B=present_B,
+        counts=counts,
+        mean_counts=counts,
+        keys=("",) * len(present_B),
+        **dict.fromkeys((*texts, *words), nothing),
     )
 
 

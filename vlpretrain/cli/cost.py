@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vlpretrain.config.schema import DeepSpeedConfig, TrainConfig
 from vlpretrain.objectives.pretrain import PretrainTask, Schedule
-from vlpretrain.types import Batch
+from vlpretrain.types import MicroBatch
 
 FORWARD_AND_BACKWARD = 3
 RECOMPUTED = 4  # with activation checkpointing, the forward comes twice
@@ -32,17 +32,20 @@ class Measured:
         return sum(self.flops_by_part.values())
 
 
-def measure(task: PretrainTask, batch: Batch, train: TrainConfig) -> Measured:
+def measure(task: nn.Module, batch: MicroBatch, train: TrainConfig) -> Measured:
     """Runs the task forward on a small batch, once whole and once for each objective.
 
     Whole is where the run has most objectives on.
     """
-    batch = replace(batch, progress=busiest_point(task))
+    if isinstance(task, PretrainTask):
+        batch = replace(batch, progress=busiest_point(task))
     factor = RECOMPUTED if train.checkpoint_activations else FORWARD_AND_BACKWARD
     per_sample = factor / len(batch)
     task.train()
     whole = count_flops(task, batch)
-    alone = {name: sum(count_flops(only(task, name), batch).values()) for name in task.objectives}
+    alone = {}
+    if isinstance(task, PretrainTask):
+        alone = {n: sum(count_flops(only(task, n), batch).values()) for n in task.objectives}
     return Measured(
         flops_by_part={part: count * per_sample for part, count in whole.items()},
         flops_alone={name: count * per_sample for name, count in alone.items()},
@@ -69,7 +72,7 @@ def only(task: PretrainTask, name: str) -> PretrainTask:
     )
 
 
-def count_flops(task: PretrainTask, batch: Batch) -> dict[str, float]:
+def count_flops(task: nn.Module, batch: MicroBatch) -> dict[str, float]:
     """FLOPs of one forward by part: vision, text, fusion, and the rest (heads and losses)."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         task(batch)
@@ -83,7 +86,7 @@ def count_flops(task: PretrainTask, batch: Batch) -> dict[str, float]:
     return {**parts, "heads": float(counter.get_total_flops()) - sum(parts.values())}
 
 
-def kept_bytes(task: PretrainTask, batch: Batch) -> int:
+def kept_bytes(task: nn.Module, batch: MicroBatch) -> int:
     """Bytes that autograd keeps for the backward, the weights left out."""
     kept: dict[int, int] = {}
     weights = {parameter.untyped_storage().data_ptr() for parameter in task.parameters()}

@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import median
+from typing import Any
 
 import psutil
 import torch
 
 from vlpretrain.build import (
+    TaskKit,
     build_batch_maker,
     build_order,
-    build_task,
     build_tokeniser,
     count_steps,
+    open_kit,
     open_sources,
 )
 from vlpretrain.cli.arguments import read_doctor_options, read_run_config
 from vlpretrain.cli.cost import Measured, Memory, amount, estimate_memory, measure
 from vlpretrain.cli.launch import count_gpus
 from vlpretrain.config.check import problems as config_problems
+from vlpretrain.config.check import trains_pairs
 from vlpretrain.config.deepspeed import BatchSplit, deepspeed_dict, split_batch
 from vlpretrain.config.schema import RunConfig
 from vlpretrain.data.loader import BatchMaker
+from vlpretrain.data.questions import read_questions
 from vlpretrain.data.sample import SampleError, parse_sample
 from vlpretrain.data.shards import Source
 from vlpretrain.data.tokenise import Tokeniser
-from vlpretrain.data.transforms import prepare_row
 from vlpretrain.errors import UserError
 from vlpretrain.models.vlmodel import parameter_counts
-from vlpretrain.objectives.pretrain import PretrainTask
-from vlpretrain.types import Skip
+from vlpretrain.types import Sample, Skip
 
 # Samples that are read, parsed and decoded; a vocabulary of so many is close to the run's own.
 LOOKED_AT = 500
@@ -81,11 +85,14 @@ def examine(config: RunConfig, ranks: int, findings: Findings) -> None:
     findings.say("data", [line for source in sources for line in source_lines(source)])
     findings.problems += [problem for source in sources for problem in source_problems(source)]
     tokeniser = build_tokeniser(config, sources, samples=LOOKED_AT)
-    look_at_samples(config, sources, tokeniser, findings)
+    with tempfile.TemporaryDirectory() as folder:
+        kit = open_kit(config, sources, tokeniser, Path(folder))
+    maker = build_batch_maker(config, sources, kit.recipe())
+    look_at_samples(config, maker, tokeniser, findings)
     findings.say("length", length_lines(config, sources, split))
-    task = build_task(config, tokeniser)
-    findings.say("model", model_lines(task))
-    batch, _ = build_batch_maker(config, sources, tokeniser).make(0, COUNTED_ON)
+    task: Any = kit.task()
+    findings.say("model", model_lines(task, kit))
+    batch, _ = maker.make(0, COUNTED_ON)
     measured = measure(task, batch, config.train)
     findings.say("cost", cost_lines(measured, split))
     look_at_memory(config, task, measured, split, findings)
@@ -124,11 +131,10 @@ def quoted(skips: Sequence[Skip]) -> str:
 
 
 def look_at_samples(
-    config: RunConfig, sources: Sequence[Source], tokeniser: Tokeniser, findings: Findings
+    config: RunConfig, maker: BatchMaker, tokeniser: Tokeniser, findings: Findings
 ) -> None:
     """Reads and decodes a few hundred samples, spread over the epoch."""
     looked = Look()
-    maker = build_batch_maker(config, sources, tokeniser)
     for place in spread(maker.order.epoch_length, LOOKED_AT):
         looked.add(maker, place)
     lengths = [len(text.ids) for text in tokeniser.encode(looked.captions)] or [0]
@@ -137,7 +143,7 @@ def look_at_samples(
         f"of {looked.seen:,} samples looked at",
         [
             f"{looked.pictures:,} with a picture, {looked.texts:,} with a text",
-            f"{len(looked.captions):,} captions of {median(lengths):.0f} tokens (median), "
+            f"{len(looked.captions):,} texts of {median(lengths):.0f} tokens (median), "
             f"{max(lengths)} at most; {100 * cut:.1f} % are cut at data.max_tokens",
             f"{len(looked.skips):,} could not be used",
         ],
@@ -151,7 +157,7 @@ def look_at_samples(
                 fix="python -m data_tools validate names them all",
             )
         )
-    if not looked.pairs:
+    if trains_pairs(config) and not looked.pairs:
         findings.problems.append(
             UserError("no sample has both a picture and a text", where="data.train")
         )
@@ -181,14 +187,20 @@ class Look:
         self.seen += 1
         try:
             sample = parse_sample(raw)
-            row = prepare_row(sample, position.epoch, position.source, maker.settings)
+            maker.recipe.row(sample, position.epoch, position.source)
         except SampleError as error:
             self.skips.append(Skip(raw.shard, raw.key, str(error)))
             return
-        self.pictures += row.pixels_CHW is not None
-        self.texts += row.caption is not None
-        self.pairs += row.pixels_CHW is not None and row.caption is not None
-        self.captions += sample.captions
+        texts = texts_of(sample)
+        self.pictures += sample.image is not None
+        self.texts += bool(texts)
+        self.pairs += sample.image is not None and bool(texts)
+        self.captions += texts
+
+
+def texts_of(sample: Sample) -> list[str]:
+    """Captions and questions."""
+    return [*sample.captions, *(question.text for question in read_questions(sample))]
 
 
 def length_lines(config: RunConfig, sources: Sequence[Source], split: BatchSplit) -> list[str]:
@@ -206,12 +218,14 @@ def length_lines(config: RunConfig, sources: Sequence[Source], split: BatchSplit
 # --- model ----------------------------------------------------------------------------------------
 
 
-def model_lines(task: PretrainTask) -> list[str]:
+def model_lines(task: Any, kit: TaskKit) -> list[str]:
     parts = parameter_counts(task.model)
-    parts["objectives"] = sum(parameter.numel() for parameter in task.objectives.parameters())
+    whole = sum(parameter.numel() for parameter in task.parameters())
+    parts["own heads"] = whole - sum(parts.values())
     reports = [str(report) for report in task.model.weight_reports]
     counted = ", ".join(f"{part} {amount(count, '')}".rstrip() for part, count in parts.items())
-    return [f"parameters: {counted}", *reports]
+    facts = [f"{name}: {value}" for name, value in kit.facts().items()]
+    return [f"parameters: {counted}", *reports, *facts]
 
 
 def cost_lines(measured: Measured, split: BatchSplit) -> list[str]:
@@ -223,7 +237,7 @@ def cost_lines(measured: Measured, split: BatchSplit) -> list[str]:
     )
     return [
         f"a sample, forward and backward: {amount(measured.flops, 'FLOP')} ({parts})",
-        f"each objective alone: {alone}",
+        *([f"each objective alone: {alone}"] if alone else []),
         f"a step, where most objectives are on: "
         f"{amount(measured.flops * split.global_batch, 'FLOP')}",
     ]
@@ -231,7 +245,7 @@ def cost_lines(measured: Measured, split: BatchSplit) -> list[str]:
 
 def look_at_memory(
     config: RunConfig,
-    task: PretrainTask,
+    task: Any,
     measured: Measured,
     split: BatchSplit,
     findings: Findings,

@@ -1,4 +1,5 @@
-"""One process a device: `python -m vlpretrain.cli.launch pretrain CONFIG ...`.
+"""One process a device: `python -m vlpretrain.cli.launch COMMAND CONFIG ...`, where the command is
+pretrain, finetune or evaluate.
 
 Inside torchrun, srun or mpirun this process is a rank and trains. Anywhere else it starts
 DeepSpeed's launcher, which starts this module again for every rank, and waits for it.
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -25,11 +26,14 @@ import psutil
 
 from vlpretrain.cli import failure
 from vlpretrain.cli.arguments import LaunchOptions, read_launch_options, read_run_config
-from vlpretrain.config.check import check
+from vlpretrain.config.check import check, check_evaluation
+from vlpretrain.config.schema import RunConfig
 from vlpretrain.errors import UserError
 
 # The launcher's process id, for its ranks: a rank does not outlive it.
 LAUNCHER_PID = "VLPRETRAIN_LAUNCHER_PID"
+
+COMMANDS = ("pretrain", "finetune", "evaluate")
 
 INTERRUPTED_CODE = 128 + signal.SIGINT
 _PORTS = range(20_000, 32_000)
@@ -40,35 +44,55 @@ _EXPECTED_CODES = (0, INTERRUPTED_CODE, 128 + signal.SIGTERM)
 def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if given[:1] != ["pretrain"]:
+        if not given or given[0] not in COMMANDS:
             raise UserError(
-                f"can't launch {' '.join(given[:1]) or 'nothing'}", fix="pretrain CONFIG"
+                f"can't launch {' '.join(given[:1]) or 'nothing'}",
+                fix=f"{' | '.join(COMMANDS)} CONFIG",
             )
-        return launch(given[1:])
+        return launch(given[0], given[1:])
     except (UserError, OSError) as error:
         return failure.report(error)
     except KeyboardInterrupt:
         return INTERRUPTED_CODE
 
 
-def launch(arguments: Sequence[str]) -> int:
-    """Pretrains: as a rank, or by starting all ranks. Returns the exit code of the whole."""
+def launch(command: str, arguments: Sequence[str]) -> int:
+    """Runs a command: as a rank, or by starting all ranks. Returns the exit code of the whole."""
     options = read_launch_options(arguments)
     ranks = rank_environment(os.environ)
     if ranks is not None:
         os.environ.update(ranks)
-        run_rank(options.rest)
-    config = read_run_config(options.rest, prog="vlpretrain pretrain")
+        run_rank(command, options.rest)
+    config = read_command_config(command, options.rest)
     if options.hostfile:
-        check(config)
-        return start(_several_machines(options), environment={})
+        check_command(command, config)
+        return start(_several_machines(command, options), environment={})
     gpus = count_gpus()
     processes = options.processes or gpus or 1
     if gpus and processes > gpus:
         raise UserError(f"--processes {processes}, but there are {gpus} GPUs")
-    check(config, world_size=processes)
+    check_command(command, config, processes)
     environment = {} if gpus else cpu_environment(processes, os.environ)
-    return start(_one_machine(options, processes), environment)
+    return start(_one_machine(command, options, processes), environment)
+
+
+def read_command_config(command: str, arguments: Sequence[str]) -> RunConfig:
+    return read_run_config(arguments, prog=f"vlpretrain {command}")
+
+
+def check_command(command: str, config: RunConfig, processes: int | None = None) -> None:
+    """Raises UserError where the configuration can't be run, or is for another command."""
+    if command == "evaluate":
+        check_evaluation(config)
+        return
+    check(config, world_size=processes)
+    if (command == "pretrain") != (config.task.name == "pretrain"):
+        fitting = "pretrain" if config.task.name == "pretrain" else "finetune"
+        raise UserError(
+            f"{config.task.name!r} is not what `{command}` runs",
+            where="task.name",
+            fix=f"vlpretrain {fitting} CONFIG",
+        )
 
 
 def rank_environment(env: Mapping[str, str]) -> dict[str, str] | None:
@@ -96,14 +120,14 @@ def rank_environment(env: Mapping[str, str]) -> dict[str, str] | None:
 # --- a rank ---------------------------------------------------------------------------------------
 
 
-def run_rank(arguments: Sequence[str]) -> NoReturn:
-    """Trains in this process, which ends here, whatever threads it has."""
+def run_rank(command: str, arguments: Sequence[str]) -> NoReturn:
+    """Works in this process, which ends here, whatever threads it has."""
     if LAUNCHER_PID in os.environ:
         _follow(int(os.environ[LAUNCHER_PID]))
     try:
-        from vlpretrain.cli.pretrain import pretrain
-
-        code = pretrain(read_run_config(arguments, prog="vlpretrain pretrain"))
+        config = read_command_config(command, arguments)
+        check_command(command, config)
+        code = _work_of(command)(config)
     except Exception as error:
         code = failure.report_of_rank(error, rank=_own_rank(os.environ))
     except KeyboardInterrupt:
@@ -113,6 +137,17 @@ def run_rank(arguments: Sequence[str]) -> NoReturn:
     # Not sys.exit: a communication thread that waits for another rank would hold it up, or abort
     # the process when the interpreter is taken down around it.
     os._exit(code)
+
+
+def _work_of(command: str) -> Callable[[RunConfig], int]:
+    """What a rank does; imported here, since it takes seconds."""
+    if command == "evaluate":
+        from vlpretrain.cli.evaluate import run_evaluation
+
+        return run_evaluation
+    from vlpretrain.cli.train import run_training
+
+    return run_training
 
 
 def _own_rank(env: Mapping[str, str]) -> int:
@@ -193,12 +228,14 @@ def _tree_of(pid: int) -> list[psutil.Process]:
     return []
 
 
-def _one_machine(options: LaunchOptions, processes: int) -> list[str]:
+def _one_machine(command: str, options: LaunchOptions, processes: int) -> list[str]:
     port = os.environ.get("MASTER_PORT") or str(free_port())
-    return _deepspeed(["--num_gpus", str(processes), "--master_port", port], options.rest)
+    return _deepspeed(
+        ["--num_gpus", str(processes), "--master_port", port], [command, *options.rest]
+    )
 
 
-def _several_machines(options: LaunchOptions) -> list[str]:
+def _several_machines(command: str, options: LaunchOptions) -> list[str]:
     if not Path(options.hostfile).is_file():
         raise UserError(
             f"no such hostfile: {options.hostfile}", fix="one line a machine: NAME slots=GPUS"
@@ -206,13 +243,13 @@ def _several_machines(options: LaunchOptions) -> list[str]:
     where = ["--hostfile", options.hostfile]
     if options.processes:
         where += ["--num_gpus", str(options.processes)]
-    return _deepspeed(where, options.rest)
+    return _deepspeed(where, [command, *options.rest])
 
 
 def _deepspeed(where: list[str], arguments: list[str]) -> list[str]:
     runner = [sys.executable, "-m", "deepspeed.launcher.runner", *where]
     module = ["--no_local_rank", "--log_level", "critical", "--module", "vlpretrain.cli.launch"]
-    return [*runner, *module, "pretrain", *arguments]
+    return [*runner, *module, *arguments]
 
 
 def count_gpus() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
 
 from vlpretrain.cli import failure
 from vlpretrain.errors import UserError
@@ -16,11 +16,17 @@ usage: vlpretrain COMMAND ...
   pretrain CONFIG [--section.field VALUE ...] [--processes N] [--hostfile FILE]
                  pretrain; alone on a machine it starts DeepSpeed's launcher for every GPU
                  (without one, for N processes), inside torchrun, srun or mpirun it joins in
+  finetune CONFIG --init EXPORT ...
+                 the same for a task (task.name: vqa, retrieval, classification)
+  evaluate CONFIG --init EXPORT --data.val SHARDS --out FOLDER ...
+                 judge an exported model; nothing is trained
   config CONFIG [--section.field VALUE ...]
                  print the configuration, defaults filled in, every field documented
   doctor CONFIG [--section.field VALUE ...] [--ranks N]
                  look at data, sizes, memory and cost, and name every problem, before training
-  report RUN     write RUN/report.html again
+  report RUN [RUN ...] [--chain] [--out FILE]
+                 write RUN/report.html again; of several runs one page, story.html in the last
+                 one's folder; --chain adds the runs that a run began from
 
 `vlpretrain config --help` lists every field.
 """
@@ -44,16 +50,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
-    commands = {"pretrain": _pretrain, "config": _config, "doctor": _doctor, "report": _report}
+    commands: dict[str, Callable[[list[str]], int]] = {
+        **{name: partial(_launch, name) for name in ("pretrain", "finetune", "evaluate")},
+        "config": _config,
+        "doctor": _doctor,
+        "report": _report,
+    }
     if name not in commands:
         raise UserError(f"unknown command {name!r}", fix=f"one of {', '.join(commands)}")
     return commands[name]
 
 
-def _pretrain(arguments: list[str]) -> int:
+def _launch(command: str, arguments: list[str]) -> int:
     from vlpretrain.cli.launch import launch
 
-    return launch(arguments)
+    return launch(command, arguments)
 
 
 def _config(arguments: list[str]) -> int:
@@ -74,11 +85,20 @@ def _doctor(arguments: list[str]) -> int:
 
 
 def _report(arguments: list[str]) -> int:
-    from vlpretrain.report import write_report
+    from vlpretrain.cli.arguments import read_report_options
+    from vlpretrain.report import find_chain, write_report, write_story
 
-    if len(arguments) != 1:
-        raise UserError("report needs one run folder", fix="vlpretrain report RUN")
-    print(write_report(Path(arguments[0])))
+    if "-h" in arguments or "--help" in arguments:
+        print(USAGE, end="")
+        return 0
+    options = read_report_options(arguments)
+    if options.chain:
+        runs = [run for last in options.runs for run in find_chain(last)]
+        print(write_story(runs, options.out))
+    elif len(options.runs) > 1:
+        print(write_story(options.runs, options.out))
+    else:
+        print(write_report(options.runs[0], options.out))
     return 0
 
 

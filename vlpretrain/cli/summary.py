@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlpretrain.build import chance_levels, count_steps
+from vlpretrain.build import TaskKit, count_steps
 from vlpretrain.config.schema import RunConfig
 from vlpretrain.data.loader import Loader
 from vlpretrain.data.shards import Source
 from vlpretrain.distributed import world_size
 from vlpretrain.engine.run_folder import writing
 from vlpretrain.models.vlmodel import parameter_counts
-from vlpretrain.objectives.pretrain import PretrainTask
 
 # Samples that the mean colour is taken of.
 CHANCE_SAMPLES = 64
+# What a task adds to the model, where it is no head.
+OWN_PART = {"pretrain": "objectives", "retrieval": "objectives"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Summary:
     vocab_size: int
     chance: dict[str, float]
     total_steps: int
+    task: dict[str, Any] = field(default_factory=dict)  # what else there is to say of it
 
     def lines(self) -> list[str]:
         """For the screen."""
@@ -42,6 +44,7 @@ class Summary:
             *self._unusable(),
             "model: " + ", ".join(f"{part} {size}" for part, size in millions.items()),
             *self.weights,
+            *(f"{name}: {value}" for name, value in self.task.items()),
             f"run: {self.total_steps:,} steps on {world_size()} "
             f"process{'es' if world_size() > 1 else ''}, into {self.data['run_folder']}",
         ]
@@ -61,15 +64,15 @@ class Summary:
 
 
 def summarise(
-    config: RunConfig, sources: Sequence[Source], loader: Loader, task: PretrainTask
+    config: RunConfig, sources: Sequence[Source], loader: Loader, task: Any, kit: TaskKit
 ) -> Summary:
     """Reads a few samples for the levels of chance, the same on every rank."""
     samples = min(CHANCE_SAMPLES, loader.samples_per_epoch)
     batch, _ = loader.maker.make(0, samples)
     parameters = parameter_counts(task.model)
-    heads = sum(parameter.numel() for parameter in task.objectives.parameters())
+    own = sum(parameter.numel() for parameter in task.parameters()) - sum(parameters.values())
     return Summary(
-        command=["./launch.sh", "pretrain", *sys.argv[2:]],
+        command=["./launch.sh", *sys.argv[1:]],
         data={
             "run_folder": config.out,
             "samples": loader.samples_per_epoch,
@@ -77,11 +80,12 @@ def summarise(
             "steps_per_epoch": round(loader.samples_per_epoch / config.train.global_batch, 2),
             "sources": [describe_source(source) for source in sources],
         },
-        parameters={**parameters, "objectives": heads},
+        parameters={**parameters, OWN_PART.get(config.task.name, "head"): own},
         weights=[str(report) for report in task.model.weight_reports],
         vocab_size=task.model.text.vocab_size,
-        chance=chance_levels(config, task, batch),
+        chance=kit.chance(task, batch),
         total_steps=count_steps(config.train, loader.samples_per_epoch),
+        task=kit.facts(),
     )
 
 

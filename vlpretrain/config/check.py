@@ -38,6 +38,21 @@ LIMITS: dict[str, tuple[float, float]] = {
     "optim.weight_decay": (0, math.inf),
     "optim.eps": (0, math.inf),
     "optim.clip": (0, math.inf),
+    "optim.layer_decay": (0, 1),
+    "optim.head_lr": (0, math.inf),
+    "task.vqa.top_answers": (0, math.inf),
+    "task.vqa.min_count": (1, math.inf),
+    "task.vqa.min_coverage": (0, 1),
+    "task.vqa.per_picture": (0, math.inf),
+    "task.vqa.dropout": (0, 1),
+    "task.vqa.decoder_depth": (1, math.inf),
+    "task.vqa.max_answer_tokens": (3, math.inf),
+    "task.vqa.beams": (1, 64),
+    "task.vqa.rank_first": (1, math.inf),
+    "task.classification.smoothing": (0, 1),
+    "task.classification.drop": (0, 1),
+    "task.classification.neighbours": (1, math.inf),
+    "task.classification.temperature": (1e-4, math.inf),
     "train.steps": (0, math.inf),
     "train.global_batch": (1, math.inf),
     "train.micro_batch": (0, math.inf),
@@ -47,7 +62,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "checkpoint.keep": (1, math.inf),
     "log.every": (1, math.inf),
     "evaluation.every": (0, math.inf),
-    "evaluation.samples": (1, math.inf),
+    "evaluation.samples": (0, math.inf),
     "evaluation.batch": (1, math.inf),
 }
 
@@ -55,6 +70,21 @@ LIMITS: dict[str, tuple[float, float]] = {
 def check(config: RunConfig, world_size: int | None = None) -> None:
     """Raises the first of `problems`."""
     for problem in problems(config, world_size):
+        raise problem
+
+
+def check_evaluation(config: RunConfig) -> None:
+    """Raises UserError where a configuration can't be evaluated: only its data, model and task
+    matter."""
+    if not config.data.val:
+        raise UserError(
+            "no held-out data", where="data.val", fix="give a folder of shards: --data.val DIR"
+        )
+    if not config.init:
+        raise UserError(
+            "no model to judge", where="init", fix="the export/ folder of a run: --init DIR"
+        )
+    for problem in (*_not_finite(config, ""), *_out_of_range(config), *_task(config)):
         raise problem
 
 
@@ -69,6 +99,7 @@ def problems(config: RunConfig, world_size: int | None = None) -> list[UserError
         *_out_of_range(config),
         *_data(config),
         *_objectives(config),
+        *_task(config),
         *_pictures(config),
         *_widths(config),
         *_length(config),
@@ -121,7 +152,33 @@ def _data(config: RunConfig) -> Iterator[UserError]:
         )
 
 
+def _task(config: RunConfig) -> Iterator[UserError]:
+    task, objectives = config.task, active_objectives(config.objectives)
+    if task.name == "retrieval" and "itc" not in objectives:
+        yield UserError(
+            "retrieval compares embeddings, and nothing trains them",
+            where="objectives.itc.weight",
+            fix="a weight over 0",
+        )
+    if any(k < 1 for k in task.retrieval.k):
+        yield UserError(f"{list(task.retrieval.k)} must be at least 1", where="task.retrieval.k")
+    templates = task.classification.templates
+    if not templates or any("{}" not in template for template in templates):
+        yield UserError(
+            f"{list(templates)}: a template needs the place of the class name",
+            where="task.classification.templates",
+            fix='such as "a photo of a {}."',
+        )
+
+
+def trains_pairs(config: RunConfig) -> bool:
+    """Whether the run's batches are pictures with captions, for the objectives."""
+    return config.task.name in ("pretrain", "retrieval")
+
+
 def _objectives(config: RunConfig) -> Iterator[UserError]:
+    if not trains_pairs(config):
+        return
     objectives = config.objectives
     for item in fields(objectives):
         weight = getattr(objectives, item.name).weight
@@ -146,6 +203,8 @@ def _objectives(config: RunConfig) -> Iterator[UserError]:
 def _pictures(config: RunConfig) -> Iterator[UserError]:
     size, patch = config.data.image_size, config.model.vision.patch
     mim = config.objectives.mim
+    if config.init:
+        return  # the export's own architecture is kept
     if patch and size % patch:
         yield UserError(
             f"a patch of {patch} pixels does not divide a picture of {size}",
@@ -210,7 +269,7 @@ def _batch(config: RunConfig, world_size: int) -> Iterator[UserError]:
     except UserError as error:
         yield error
         return
-    if config.objectives.itm.weight and split.micro_batch < 2:
+    if trains_pairs(config) and config.objectives.itm.weight and split.micro_batch < 2:
         yield UserError(
             f"a micro-batch of {split.micro_batch} holds no negative pair to match against",
             where="train.micro_batch",

@@ -1,4 +1,4 @@
-"""Every choice of a run, its default and its documentation. Frozen; imports nothing of ours.
+"""Every choice of a run, its default and its documentation. Frozen.
 
 The text under a field is what `vlpretrain config` prints and `--help` shows. A number is written
 once: DeepSpeed's dictionary, the schedules and the loader are all derived from here.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
+
+from vlpretrain.config.task_schema import TaskConfig
 
 
 @dataclass(frozen=True)
@@ -245,6 +247,11 @@ class OptimConfig:
     """AdamW's epsilon."""
     clip: float = 1.0
     """Largest global gradient norm; 0: no clipping."""
+    layer_decay: float = 1.0
+    """Each layer of a tower learns this many times slower than the one above it (Clark et al.
+    2020), as SimMIM's fine-tuning does; 1: all alike."""
+    head_lr: float = 1.0
+    """The heads that a fine-tuning adds learn this many times faster."""
 
 
 @dataclass(frozen=True)
@@ -317,19 +324,24 @@ class EvaluationConfig:
     every: int = 0
     """Steps between evaluations; 0: at the end only."""
     samples: int = 1000
-    """Held-out samples used, the first of the source; the same every time."""
+    """Held-out samples used, the first of the source, the same every time; 0: all."""
     batch: int = 64
     """Samples evaluated at once."""
+    overlap: bool = True
+    """Look whether held-out pictures or texts are in the training data, and say so beside the
+    figures."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A pretraining run."""
+    """A run: pretraining, fine-tuning or an evaluation."""
 
     out: str = "runs/pretrain"
     """The run's folder."""
     init: str = ""
-    """An export folder to start the weights from; empty: as `model` says."""
+    """An export folder whose model and tokenizer the run starts from; its own architecture is
+    kept, but for the picture's size and what dropout and drop_path say. Empty: as `model` says."""
+    task: TaskConfig = field(default_factory=TaskConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)

@@ -7,6 +7,7 @@ pieces.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,11 +17,39 @@ from torch import Tensor
 from vlpretrain.data.keyed import generator, stable_hash
 from vlpretrain.data.masking import HiddenWords, hide_words
 from vlpretrain.data.tokenise import Encoded, Tokeniser
-from vlpretrain.data.transforms import Row, SampleSettings
+from vlpretrain.data.transforms import Row, SampleSettings, blank_row, prepare_row
 from vlpretrain.errors import UserError
-from vlpretrain.types import COUNTS, Batch
+from vlpretrain.types import COUNTS, Batch, Sample
 
 SENTENCE_END = ".,;:!?…"
+
+
+@dataclass(frozen=True)
+class PairRecipe:
+    """Pictures and captions to a Batch (loader.Recipe)."""
+
+    tokeniser: Tokeniser
+    settings: SampleSettings
+
+    def __post_init__(self) -> None:
+        check_masking(self.tokeniser, self.settings)
+
+    @property
+    def seed(self) -> int:
+        return self.settings.seed
+
+    def row(self, sample: Sample, epoch: int, source: int) -> Row:
+        return prepare_row(sample, epoch, source, self.settings)
+
+    def blank(self) -> Row:
+        return blank_row(self.settings)
+
+    def collate(self, rows: Sequence[Row]) -> Batch:
+        return collate(rows, self.tokeniser, self.settings)
+
+    def still(self) -> PairRecipe:
+        still = replace(self.settings, crop="centre", flip=False, caption="first", seed=0)
+        return replace(self, settings=still)
 
 
 class PaddedTexts(NamedTuple):
@@ -126,4 +155,4 @@ def _count(present: np.ndarray, block_hidden_BG: Tensor, hidden_words: int) -> T
         "hidden_blocks": int(block_hidden_BG[image_present_B].sum()),
         "hidden_words": hidden_words,
     }
-    return torch.tensor([count[name] for name in COUNTS], dtype=torch.float32)
+    return torch.tensor([count.get(name, 0) for name in COUNTS], dtype=torch.float32)

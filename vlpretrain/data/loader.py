@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from vlpretrain.data.collate import check_masking, collate
 from vlpretrain.data.keyed import generator
 from vlpretrain.data.sample import SampleError, parse_sample
-from vlpretrain.data.tokenise import Tokeniser
-from vlpretrain.data.transforms import Row, SampleSettings, blank_row, prepare_row
 from vlpretrain.errors import UserError
-from vlpretrain.types import Batch, Position, RawSample, Skip, StepData
+from vlpretrain.types import MicroBatch, Position, RawSample, Sample, Skip, StepData
 
 # Substitutes that are tried in the place of one unusable sample before the run stops.
 MAX_SUBSTITUTES = 20
@@ -60,27 +57,45 @@ class LoaderSettings:
     max_skipped: float = 0.05  # share of the samples seen
 
 
+class Recipe(Protocol):
+    """How samples become a micro-batch of one task. `Any` is the recipe's own kind of row."""
+
+    @property
+    def seed(self) -> int: ...
+
+    def row(self, sample: Sample, epoch: int, source: int) -> Any:
+        """One sample, prepared.
+
+        Raises:
+            SampleError: it can't be used.
+        """
+
+    def blank(self) -> Any:
+        """A row that no loss reads."""
+
+    def collate(self, rows: Sequence[Any]) -> MicroBatch: ...
+
+    def still(self) -> Recipe:
+        """The same without anything random, for evaluation."""
+
+
 class Prepared(NamedTuple):
     """A micro-batch as a worker hands it over, or the mistake of the user that it met."""
 
-    batch: Batch | None
+    batch: MicroBatch | None
     skips: tuple[Skip, ...]
     error: UserError | None
 
 
 class BatchMaker:
-    """Positions of the order to a Batch: read, parse, decode, mask, tokenise."""
+    """Positions of the order to a micro-batch: read, parse, and what the recipe does."""
 
-    def __init__(
-        self, order: Order, reader: Reader, tokeniser: Tokeniser, settings: SampleSettings
-    ) -> None:
-        check_masking(tokeniser, settings)
+    def __init__(self, order: Order, reader: Reader, recipe: Recipe) -> None:
         self.order = order
         self.reader = reader
-        self.tokeniser = tokeniser
-        self.settings = settings
+        self.recipe = recipe
 
-    def make(self, first: int, last: int) -> tuple[Batch, tuple[Skip, ...]]:
+    def make(self, first: int, last: int) -> tuple[MicroBatch, tuple[Skip, ...]]:
         """The batch of positions first .. last - 1; unusable samples are replaced.
 
         Raises:
@@ -89,20 +104,20 @@ class BatchMaker:
         skips: list[Skip] = []
         places = enumerate(self.order.locate(first, last), start=first)
         rows = [self._usable_row(place, position, skips) for place, position in places]
-        return collate(rows, self.tokeniser, self.settings), tuple(skips)
+        return self.recipe.collate(rows), tuple(skips)
 
-    def make_as_it_is(self, first: int, last: int, size: int) -> Batch:
+    def make_as_it_is(self, first: int, last: int, size: int) -> MicroBatch:
         """The same without substitutes: unusable samples, and places up to `size`, are blank."""
         rows = [self._row(position) for position in self.order.locate(first, last)]
-        kept = [blank_row(self.settings) if isinstance(row, Skip) else row for row in rows]
-        kept += [blank_row(self.settings)] * (size - len(kept))
-        return collate(kept, self.tokeniser, self.settings)
+        kept = [self.recipe.blank() if isinstance(row, Skip) else row for row in rows]
+        kept += [self.recipe.blank()] * (size - len(kept))
+        return self.recipe.collate(kept)
 
-    def _usable_row(self, place: int, position: Position, skips: list[Skip]) -> Row:
+    def _usable_row(self, place: int, position: Position, skips: list[Skip]) -> Any:
         first_skip = len(skips)
         for attempt in range(MAX_SUBSTITUTES + 1):
             row = self._row(position)
-            if isinstance(row, Row):
+            if not isinstance(row, Skip):
                 return row
             skips.append(row)
             position = self._substitute(place, attempt)
@@ -113,10 +128,11 @@ class BatchMaker:
             fix="run `python -m data_tools validate` on the shards",
         )
 
-    def _row(self, position: Position) -> Row | Skip:
+    def _row(self, position: Position) -> Any:
+        """The recipe's row, or a Skip."""
         raw = self.reader.read(position)
         try:
-            return prepare_row(parse_sample(raw), position.epoch, position.source, self.settings)
+            return self.recipe.row(parse_sample(raw), position.epoch, position.source)
         except SampleError as error:
             return Skip(raw.shard, raw.key, str(error))
 
@@ -124,7 +140,7 @@ class BatchMaker:
         """A sample of the same epoch that depends on (seed, position, attempt) alone."""
         length = self.order.epoch_length
         epoch = place // length
-        random = generator(self.settings.seed, epoch, str(place), f"substitute {attempt}")
+        random = generator(self.recipe.seed, epoch, str(place), f"substitute {attempt}")
         chosen = epoch * length + int(random.integers(length))
         return self.order.locate(chosen, chosen + 1)[0]
 
@@ -200,16 +216,15 @@ def num_micro_steps(global_batch: int, micro_batch: int, world_size: int) -> int
 
 def evaluation_batches(
     maker: BatchMaker, *, samples: int, batch: int, rank: int = 0, world_size: int = 1
-) -> Iterator[Batch]:
-    """This rank's batches of the first `samples` samples, alike every time.
+) -> Iterator[Any]:
+    """This rank's batches of the first `samples` samples (0: all), alike every time.
 
     Centre crop, first caption, one set of masks. `maker.order` must not shuffle. Every rank gets
     equally many batches of equal size: blank rows (neither picture nor text) fill the last ones
     up, and stand for unusable samples.
     """
-    still = replace(maker.settings, crop="centre", flip=False, caption="first", seed=0)
-    still_maker = BatchMaker(maker.order, maker.reader, maker.tokeniser, still)
-    total = min(samples, maker.order.epoch_length)
+    still_maker = BatchMaker(maker.order, maker.reader, maker.recipe.still())
+    total = min(samples or maker.order.epoch_length, maker.order.epoch_length)
     for chunk in range(0, total, batch * world_size):
         first = min(chunk + rank * batch, total)
         yield still_maker.make_as_it_is(first, min(first + batch, total), batch)

@@ -14,6 +14,7 @@ from vlpretrain.types import Position, RawSample
 _OPEN_SHARDS = 64
 # Bytes between a sample's parts that are read along rather than skipped by another read.
 _LARGEST_GAP = 1 << 16
+TEXT_EXTENSIONS = ("txt", "json")
 
 
 class ShardReader:
@@ -43,17 +44,11 @@ class ShardReader:
         Raises:
             UserError: the shard cannot be opened, fetched or read, or is not what was indexed.
         """
-        shard = self._open.get((position.source, position.shard))
-        if shard is None:
-            shard = self._open_shard(position)
-        try:
-            return shard.read(position.row)
-        except OSError as error:
-            raise UserError(
-                f"the shard can't be read: {error}",
-                where=shard.path,
-                fix="check the disk that it lies on",
-            ) from error
+        return self._from_shard(position, _OpenShard.read)
+
+    def read_texts(self, position: Position) -> RawSample:
+        """The sample without its pictures: its `.txt` and `.json` alone are read."""
+        return self._from_shard(position, _OpenShard.read_texts)
 
     def close(self) -> None:
         self._open.clear()
@@ -61,6 +56,21 @@ class ShardReader:
     def __getstate__(self) -> dict[str, Any]:
         # Open files belong to a process.
         return {**self.__dict__, "_open": {}}
+
+    def _from_shard(
+        self, position: Position, read: Callable[[_OpenShard, int], RawSample]
+    ) -> RawSample:
+        shard = self._open.get((position.source, position.shard))
+        if shard is None:
+            shard = self._open_shard(position)
+        try:
+            return read(shard, position.row)
+        except OSError as error:
+            raise UserError(
+                f"the shard can't be read: {error}",
+                where=shard.path,
+                fix="check the disk that it lies on",
+            ) from error
 
     def _open_shard(self, position: Position) -> _OpenShard:
         source = self.sources[position.source]
@@ -95,9 +105,13 @@ class _OpenShard:
     def __del__(self) -> None:
         os.close(self.descriptor)
 
+    def read_texts(self, row: int) -> RawSample:
+        key, members = self._key(row), self._members(row)
+        texts = [m for m in members if is_text(self.extensions[self.extension_M[m]])]
+        return RawSample(key, self.path, self._read_apart(texts, key))
+
     def read(self, row: int) -> RawSample:
-        key = self.key_byte_K[self.key_start_N[row] : self.key_start_N[row + 1]].decode()
-        members = range(self.part_start_N[row], self.part_start_N[row + 1])
+        key, members = self._key(row), self._members(row)
         start = self.offset_M[members[0]]
         end = self.offset_M[members[-1]] + self.size_M[members[-1]]
         if end - start > sum(self.size_M[m] for m in members) + _LARGEST_GAP:
@@ -111,7 +125,13 @@ class _OpenShard:
             ]
         return RawSample(key, self.path, parts)
 
-    def _read_apart(self, members: range, key: str) -> dict[str, bytes]:
+    def _key(self, row: int) -> str:
+        return self.key_byte_K[self.key_start_N[row] : self.key_start_N[row + 1]].decode()
+
+    def _members(self, row: int) -> range:
+        return range(self.part_start_N[row], self.part_start_N[row + 1])
+
+    def _read_apart(self, members: Sequence[int], key: str) -> dict[str, bytes]:
         return {
             self.extensions[self.extension_M[m]]: self._read_bytes(
                 self.offset_M[m], self.size_M[m], key
@@ -128,6 +148,11 @@ class _OpenShard:
                 raise _changed(f"{self.path}/{key}", "shorter than when it was indexed")
             content += more
         return content
+
+
+def is_text(part: str) -> bool:
+    """True of a member ("json", "extra.txt") that holds words."""
+    return part.lower().rpartition(".")[2] in TEXT_EXTENSIONS
 
 
 def _changed(where: str, problem: str) -> UserError:

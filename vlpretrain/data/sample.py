@@ -33,23 +33,28 @@ def parse_sample(raw: RawSample) -> Sample:
     metadata = {} if record is None else _read_json(record)
     captions = [] if text is None else [_read_text(text, "txt")]
     captions += _json_captions(metadata)
+    pictures = _parts(raw, PICTURE_EXTENSIONS)
     kept = (caption.strip()[:MAX_CAPTION_CHARACTERS] for caption in captions)
     return Sample(
         key=raw.key,
         shard=raw.shard,
-        image=_part(raw, PICTURE_EXTENSIONS),
+        image=pictures[0] if pictures else None,
         captions=tuple(dict.fromkeys(caption for caption in kept if caption)),
         metadata=metadata,
+        images=tuple(pictures),
     )
 
 
 def _part(raw: RawSample, extensions: Iterable[str]) -> bytes | None:
-    """The member with one of these extensions; a plain "jpg" goes before a dotted "000.jpg"."""
+    found = _parts(raw, extensions)
+    return found[0] if found else None
+
+
+def _parts(raw: RawSample, extensions: Iterable[str]) -> list[bytes]:
+    """The members with one of these extensions; a plain "jpg" goes before a dotted "000.jpg"."""
     wanted = set(extensions)
     names = [name for name in raw.parts if name.lower().rpartition(".")[2] in wanted]
-    if not names:
-        return None
-    return raw.parts[min(names, key=lambda name: (name.count("."), name))]
+    return [raw.parts[name] for name in sorted(names, key=lambda name: (name.count("."), name))]
 
 
 def _read_text(data: bytes, extension: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import posixpath
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -23,6 +23,23 @@ from vlpretrain.types import Sample
 # timm's RandomResizedCrop: narrowest and widest crop, and how often a place is tried.
 CROP_ASPECT = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class PictureSettings:
+    """How a picture is cropped."""
+
+    image_size: int = 224  # pixels
+    crop: Literal["random", "centre"] = "random"
+    crop_area: tuple[float, float] = (0.5, 1.0)  # share of the picture's area
+    flip: bool = False
+    decode: Literal["fast", "exact"] = "fast"
+    max_pixels: int = 89_478_485  # by the picture's header
+    seed: int = 0
+
+    def still(self) -> PictureSettings:
+        """Alike every time, for evaluation."""
+        return replace(self, crop="centre", flip=False, seed=0)
 
 
 @dataclass(frozen=True)
@@ -53,6 +70,18 @@ class SampleSettings:
             )
 
     @property
+    def picture(self) -> PictureSettings:
+        return PictureSettings(
+            self.image_size,
+            self.crop,
+            self.crop_area,
+            self.flip,
+            self.decode,
+            self.max_pixels,
+            self.seed,
+        )
+
+    @property
     def num_blocks(self) -> int:
         return (self.image_size // self.block) ** 2
 
@@ -78,13 +107,15 @@ def prepare_row(sample: Sample, epoch: int, source: int, settings: SampleSetting
     """
     if sample.image is None and not sample.captions:
         raise SampleError("neither picture nor caption")
-    # Without the folder: a run goes on alike where its shards lie elsewhere.
-    key = f"{posixpath.basename(sample.shard)}/{sample.key}"
+    key = sample_name(sample)
+    pixels_CHW = None
+    if sample.image is not None:
+        pixels_CHW = crop_pixels(sample.image, key, epoch, settings.picture)
     return Row(
         label=f"{sample.shard}/{sample.key}",
         random_key=key,
         epoch=epoch,
-        pixels_CHW=_crop_pixels(sample.image, key, epoch, settings),
+        pixels_CHW=pixels_CHW,
         caption=_choose_caption(sample.captions, key, epoch, settings),
         block_hidden_G=hide_blocks(
             settings.num_blocks,
@@ -131,11 +162,12 @@ def _widest_box(height: int, width: int) -> Box:
     return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
 
 
-def _crop_pixels(
-    image: bytes | None, key: str, epoch: int, settings: SampleSettings
-) -> Tensor | None:
-    if image is None:
-        return None
+def crop_pixels(image: bytes, key: str, epoch: int, settings: PictureSettings) -> Tensor:
+    """The cropped picture, uint8 RGB [C, image_size, image_size]; random by (seed, epoch, key).
+
+    Raises:
+        SampleError: not a picture that can be used.
+    """
     random = generator(settings.seed, epoch, key, "crop")
 
     def choose_box(height: int, width: int) -> Box:
@@ -155,6 +187,12 @@ def _crop_pixels(
     if settings.flip and generator(settings.seed, epoch, key, "flip").random() < 0.5:
         return pixels_CHW.flip(2)
     return pixels_CHW
+
+
+def sample_name(sample: Sample) -> str:
+    """What a sample's randomness is keyed by: without the folder, so that a run goes on alike
+    where its shards lie elsewhere."""
+    return f"{posixpath.basename(sample.shard)}/{sample.key}"
 
 
 def _choose_caption(

@@ -25,10 +25,10 @@ from vlpretrain.engine.skips import SkipCount
 from vlpretrain.engine.start import Engine
 from vlpretrain.engine.state import Progress
 from vlpretrain.types import (
-    Batch,
     Embeddings,
     Evaluator,
     GlobalEmbeddings,
+    MicroBatch,
     StepData,
     StepOutput,
     TrainLoader,
@@ -106,7 +106,7 @@ def train_step(engine: Engine, data: StepData, step: int, config: RunConfig) -> 
     return StepResult(losses, metrics, [batch.keys for batch in batches])
 
 
-def prepare_batches(engine: Engine, data: StepData, step: int, seed: int) -> list[Batch]:
+def prepare_batches(engine: Engine, data: StepData, step: int, seed: int) -> list[MicroBatch]:
     """The micro-batches on the device, with what only the loop knows: seed, progress, counts."""
     batches = [batch.to(engine.device) for batch in data.micro_batches]
     mean_counts = all_mean(torch.stack([batch.counts for batch in batches]).mean(0))
@@ -121,7 +121,7 @@ def prepare_batches(engine: Engine, data: StepData, step: int, seed: int) -> lis
     ]
 
 
-def meet_others(engine: Engine, batches: Sequence[Batch]) -> Sequence[GlobalEmbeddings | None]:
+def meet_others(engine: Engine, batches: Sequence[MicroBatch]) -> Sequence[GlobalEmbeddings | None]:
     """For each micro-batch, the embeddings of the whole global batch, where the task needs them."""
     needed = engine.task.needs_prepass(batches[0].progress)  # type: ignore[operator]
     if len(batches) == 1 or not needed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,10 +16,16 @@ from vlpretrain.config.schema import OptimConfig
 NEVER_DECAYED = ("embed", "token", "pos", "relative_position", "temperature", "logit_scale", "cls")
 
 
-def build_optimizer(task: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters, in a decayed and an undecayed group."""
+def build_optimizer(
+    task: nn.Module, optim: OptimConfig, scales: Mapping[str, float] | None = None
+) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters, grouped by decay and by factor of the learning rate.
+
+    Args:
+        scales: factors by parameter name; 1 for the others. A group's stands as "lr_scale".
+    """
     return torch.optim.AdamW(
-        decay_groups(task, optim.weight_decay),
+        decay_groups(task, optim.weight_decay, scales),
         # DeepSpeed steps some optimisers with zero gradients when it starts; the loop sets the
         # rate before every real step.
         lr=0.0,
@@ -29,14 +35,19 @@ def build_optimizer(task: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
     )
 
 
-def decay_groups(task: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def decay_groups(
+    task: nn.Module, weight_decay: float, scales: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
     """Matrices decay; biases, norms, embeddings, tokens and temperatures don't."""
-    decayed: list[nn.Parameter] = []
-    undecayed: list[nn.Parameter] = []
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for owner, name, parameter in _owned_parameters(task):
-        (decayed if _decays(owner, name, parameter) else undecayed).append(parameter)
-    groups = [(decayed, weight_decay), (undecayed, 0.0)]
-    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+        scale = (scales or {}).get(name, 1.0)
+        key = (scale, not _decays(owner, name, parameter))
+        groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": groups[key], "weight_decay": 0.0 if key[1] else weight_decay, "lr_scale": key[0]}
+        for key in sorted(groups, key=lambda key: (-key[0], key[1]))
+    ]
 
 
 def learning_rate(step: int, total_steps: int, optim: OptimConfig) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from vlpretrain.engine.masters import Masters
 from vlpretrain.engine.opened import open_outputs
 from vlpretrain.engine.optim import build_optimizer
 from vlpretrain.engine.processes import join_processes
-from vlpretrain.types import Batch, Embeddings, GlobalEmbeddings, StepOutput
+from vlpretrain.types import Embeddings, GlobalEmbeddings, MicroBatch, StepOutput
 
 Change = Callable[[nn.Module], None]
 
@@ -32,7 +32,7 @@ class _Outputs(nn.Module):
         self.task = task
 
     def forward(
-        self, batch: Batch, others: GlobalEmbeddings | None, prepass: bool
+        self, batch: MicroBatch, others: GlobalEmbeddings | None, prepass: bool
     ) -> tuple[Tensor, dict[str, Tensor], Embeddings | None]:
         output: StepOutput = self.task(batch, others=others, prepass=prepass)
         return output.loss, output.metrics, output.embeddings
@@ -56,7 +56,7 @@ class Engine:
         self._grad_norm = torch.zeros((), device=self.device)
 
     def __call__(
-        self, batch: Batch, others: GlobalEmbeddings | None = None, prepass: bool = False
+        self, batch: MicroBatch, others: GlobalEmbeddings | None = None, prepass: bool = False
     ) -> StepOutput:
         loss, metrics, embeddings = self._engine(batch, others, prepass)
         return StepOutput(loss, metrics, embeddings)
@@ -74,7 +74,7 @@ class Engine:
 
     def set_learning_rate(self, rate: float) -> None:
         for group in self._engine.basic_optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["lr_scale"]
 
     def grad_norm(self) -> Tensor:
         """Global gradient norm of the last step before clipping, a scalar on the device."""
@@ -100,6 +100,7 @@ def start_engine(
     config: RunConfig,
     total_steps: int,
     *,
+    lr_scales: Mapping[str, float] | None = None,
     prepare: Change | None = None,
     compile: Change | None = None,
 ) -> Engine:
@@ -107,6 +108,7 @@ def start_engine(
 
     Args:
         task: a TrainTask; rank 0's weights become every rank's.
+        lr_scales: factors of the learning rate by parameter name; 1 for the others.
         prepare: called with the task before DeepSpeed takes it (activation checkpointing).
         compile: called with the task afterwards (torch.compile in place).
 
@@ -121,7 +123,7 @@ def start_engine(
         name: parameter.detach().float().cpu().clone()
         for name, parameter in task.named_parameters()
     }
-    deepspeed_engine = _initialize(task, settings, config)
+    deepspeed_engine = _initialize(task, settings, config, lr_scales)
     task.train()
     engine = Engine(deepspeed_engine, task, config, total_steps)
     # DeepSpeed's masters start from the weights rounded to bf16, and some stages take a step with
@@ -135,7 +137,12 @@ def start_engine(
     return engine
 
 
-def _initialize(task: nn.Module, settings: dict[str, Any], config: RunConfig) -> Any:
+def _initialize(
+    task: nn.Module,
+    settings: dict[str, Any],
+    config: RunConfig,
+    lr_scales: Mapping[str, float] | None,
+) -> Any:
     import deepspeed  # takes seconds, so only here
 
     # DeepSpeed collects garbage often while it starts; what the imports left need not be looked at.
@@ -147,7 +154,7 @@ def _initialize(task: nn.Module, settings: dict[str, Any], config: RunConfig) ->
     with contextlib.redirect_stdout(io.StringIO()):
         engine, *_ = deepspeed.initialize(
             model=_Outputs(task),
-            optimizer=build_optimizer(task, config.optim),
+            optimizer=build_optimizer(task, config.optim, lr_scales),
             config=settings,
             dist_init_required=False,
         )

@@ -25,24 +25,34 @@ def attend(
     key_valid_GN: Tensor | None = None,
     plain: bool = False,
     dropout: float = 0.0,
+    seen_QN: Tensor | None = None,
 ) -> Tensor:
     """Softmax attention (Vaswani et al. 2017), [G, H, Q, d].
 
-    Keys where `key_valid_GN` is False are not seen; every group must have a valid key. `dropout` is
-    the share of weights that are set to 0.
+    Keys where `key_valid_GN` is False are not seen, nor those of which `seen_QN` says so to a query
+    of whatever group; every query must see a key. `dropout` is the share of weights that are set
+    to 0.
     """
-    valid_G11N = None if key_valid_GN is None else key_valid_GN[:, None, None, :]
+    seen = _seen(key_valid_GN, seen_QN)
     if not plain:
         return F.scaled_dot_product_attention(
-            query_GHQd, key_GHNd, value_GHNd, attn_mask=valid_G11N, dropout_p=dropout
+            query_GHQd, key_GHNd, value_GHNd, attn_mask=seen, dropout_p=dropout
         )
     logits_GHQN = (query_GHQd * query_GHQd.shape[-1] ** -0.5) @ key_GHNd.transpose(-1, -2)
-    if valid_G11N is not None:
-        logits_GHQN = logits_GHQN.masked_fill(~valid_G11N, -torch.inf)
+    if seen is not None:
+        logits_GHQN = logits_GHQN.masked_fill(~seen, -torch.inf)
     weight_GHQN = logits_GHQN.softmax(dim=-1)
     if dropout:
         weight_GHQN = F.dropout(weight_GHQN, dropout)
     return weight_GHQN @ value_GHNd
+
+
+def _seen(key_valid_GN: Tensor | None, seen_QN: Tensor | None) -> Tensor | None:
+    """Both masks as one that spreads over [G, H, Q, N]; None: every key is seen."""
+    if key_valid_GN is None:
+        return seen_QN
+    valid_G11N = key_valid_GN[:, None, None, :]
+    return valid_G11N if seen_QN is None else valid_G11N & seen_QN
 
 
 def split_heads(rows_GND: Tensor, num_heads: int) -> Tensor:

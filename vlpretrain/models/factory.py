@@ -1,36 +1,41 @@
 """Making, saving and loading whole models.
 
-An export folder holds `model.safetensors`, `vlpretrain.json` (what the model is made of) and the
-tokenizer's files. Nothing in it runs code, and loading needs neither a configuration nor a hub.
+An export folder holds `model.safetensors`, `vlpretrain.json` (what the model is made of), the
+tokenizer's files and, if the model answers questions, `answerer.safetensors` and `answerer.json`.
+Nothing in it runs code, and loading needs neither a configuration nor a hub.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from vlpretrain import __version__
 from vlpretrain.errors import UserError
+from vlpretrain.models.answerer_files import DESCRIPTION_FILE as ANSWERER_FILE
+from vlpretrain.models.answerer_files import load_answerer, remove_answerer, save_answerer
 from vlpretrain.models.fusion import Fusion
 from vlpretrain.models.inputs import open_reader
 from vlpretrain.models.spec import FusionSpec, ModelSpec, TextSpec, VisionSpec
 from vlpretrain.models.text import TextTower
 from vlpretrain.models.vision import VisionTower
 from vlpretrain.models.vlmodel import VLModel
-from vlpretrain.models.weights import read_weights
+from vlpretrain.models.weights import (
+    load_exactly,
+    read_description,
+    read_weights,
+    save_description,
+    save_weights,
+)
 
 DESCRIPTION_FILE = "vlpretrain.json"
 WEIGHTS_FILE = "model.safetensors"
 _TOKENIZER_SUFFIXES = (".json", ".txt", ".model")
-_NOT_TOKENIZER = (DESCRIPTION_FILE, "config.json", "generation_config.json")
-_NAMED_IN_ERROR = 5
+_NOT_TOKENIZER = (DESCRIPTION_FILE, ANSWERER_FILE, "config.json", "generation_config.json")
 
 
 def create_model(spec: ModelSpec) -> VLModel:
@@ -53,26 +58,33 @@ def save_model(
 ) -> None:
     """See VLModel.save_pretrained. Each file is whole or absent; the description comes last."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = model.state_dict() if state is None else state
-    # safetensors takes no two names for one piece of memory, nor gaps in it.
-    tensors = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-    partial = folder / f"{WEIGHTS_FILE}.partial"
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
-    os.replace(partial, folder / WEIGHTS_FILE)
+    # What another model left here would not fit this one.
+    remove_answerer(folder)
+    save_weights(model.state_dict() if state is None else state, folder / WEIGHTS_FILE)
     if tokenizer_folder is not None:
         _copy_tokenizer(Path(tokenizer_folder), folder)
-    partial = folder / f"{DESCRIPTION_FILE}.partial"
-    partial.write_text(json.dumps(_describe(model), indent=2) + "\n")
-    os.replace(partial, folder / DESCRIPTION_FILE)
+    save_description(_describe(model), folder / DESCRIPTION_FILE)
+    if model.answerer is not None:
+        save_answerer(model.answerer, folder)
 
 
 def load_model(folder: Path) -> VLModel:
     """See VLModel.from_pretrained."""
-    description = _read_description(folder)
-    model = create_model(_spec_of(description, folder))
-    _load_exactly(model, read_weights(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
+    model = create_model(read_spec(folder))
+    path = folder / WEIGHTS_FILE
+    load_exactly(model, read_weights(path), path, DESCRIPTION_FILE)
     model.reader = open_reader(folder, model.spec.text.max_tokens)
+    model.answerer = load_answerer(folder, model.fusion.width, model.text.vocab_size)
     return model.eval()
+
+
+def read_spec(folder: Path) -> ModelSpec:
+    """What the model of an export folder is made of.
+
+    Raises:
+        UserError: no export, a damaged one, or one of another version.
+    """
+    return _spec_of(_read_description(folder), folder)
 
 
 def _describe(model: VLModel) -> dict[str, Any]:
@@ -96,12 +108,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
             where=str(folder),
             fix="an export folder of a run, or one that save_pretrained wrote",
         )
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(
-            f"damaged: {error}", where=str(path), fix="export the model again"
-        ) from error
+    return read_description(path)
 
 
 def _spec_of(description: dict[str, Any], folder: Path) -> ModelSpec:
@@ -119,23 +126,6 @@ def _spec_of(description: dict[str, Any], folder: Path) -> ModelSpec:
             where=str(folder / DESCRIPTION_FILE),
             fix=f"the version that wrote it ({description.get('version', 'unknown')})",
         ) from error
-
-
-def _load_exactly(model: VLModel, state: dict[str, Tensor], path: Path) -> None:
-    own = model.state_dict()
-    differing = [
-        f"{name} (missing)" if name not in state else f"{name} {list(state[name].shape)}"
-        for name, tensor in own.items()
-        if name not in state or state[name].shape != tensor.shape
-    ] + [f"{name} (unknown)" for name in state if name not in own]
-    if differing:
-        raise UserError(
-            f"weights of another architecture; {len(differing)} tensors differ: "
-            f"{', '.join(differing[:_NAMED_IN_ERROR])}",
-            where=str(path),
-            fix=f"the {WEIGHTS_FILE} that was saved with this {DESCRIPTION_FILE}",
-        )
-    model.load_state_dict(state)
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 
 from vlpretrain.errors import UserError
 from vlpretrain.models.backbones import OPEN_CLIP
+from vlpretrain.padding import pad_ids
 from vlpretrain.pixels import picture_pixels, resize_centre_crop
 
 Picture = Image.Image | str | Path | Tensor
@@ -30,6 +31,9 @@ class TextReader(Protocol):
 
     def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Ids [B, T], padded to the longest, and where they are real tokens [B, T]."""
+
+    def write(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special ones left out."""
 
 
 def open_reader(folder: Path, max_tokens: int) -> TextReader | None:
@@ -57,12 +61,10 @@ class FastReader:
 
     def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         rows = [encoding.ids for encoding in self.backend.encode_batch(list(texts))]
-        length = max(1, *(len(row) for row in rows))
-        text_BT = torch.full((len(rows), length), self.pad_id, dtype=torch.int64)
-        for row, ids in zip(text_BT, rows, strict=True):
-            row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
-        length_B1 = torch.tensor([[len(row)] for row in rows])
-        return text_BT, torch.arange(length) < length_B1
+        return pad_ids(rows, self.pad_id)
+
+    def write(self, ids: Sequence[int]) -> str:
+        return str(self.backend.decode(list(ids), skip_special_tokens=True))
 
 
 class ClipReader:
@@ -76,6 +78,10 @@ class ClipReader:
         length_B1 = text_BT.argmax(dim=1, keepdim=True) + 1
         text_BT = text_BT[:, : int(length_B1.max())]
         return text_BT, torch.arange(text_BT.shape[1]) < length_B1
+
+    def write(self, ids: Sequence[int]) -> str:
+        special = self.tokenizer.all_special_ids
+        return str(self.tokenizer.decode([token for token in ids if token not in special])).strip()
 
 
 def as_list(images: Picture | Sequence[Picture] | Tensor) -> list[Picture]:

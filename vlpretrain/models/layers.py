@@ -37,6 +37,7 @@ class Attention(nn.Module):
         slots: Slots,
         key_value_GNE: Tensor,
         key_valid_GN: Tensor | None = None,
+        seen_QN: Tensor | None = None,
     ) -> Tensor:
         """What each row reads from its group, [S, D].
 
@@ -44,6 +45,7 @@ class Attention(nn.Module):
             row_SD: the rows that ask, standing at `slots` of the groups.
             key_value_GNE: `self.key_value` of what they look at; E = 2 * D.
             key_valid_GN: True where a key may be seen.
+            seen_QN: True where a query, in whatever group, may see a key.
         """
         key_GND, value_GND = key_value_GNE.chunk(2, dim=-1)
         mixed_GHQd = attend(
@@ -52,6 +54,7 @@ class Attention(nn.Module):
             split_heads(value_GND, self.heads),
             key_valid_GN,
             plain=prefers_plain(self.training, row_SD.device),
+            seen_QN=seen_QN,
         )
         return self.out(slots.unpad(merge_heads(mixed_GHQd)))
 

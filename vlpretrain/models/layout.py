@@ -24,7 +24,8 @@ class FusionPairs:
     """Which texts are read with which pictures, and where the result is wanted.
 
     Pair p joins text row `text_row_P[p]` with image row `image_row_P[p]`. `read_index_K` are flat
-    positions p * T + t, each at most once and each a valid token.
+    positions p * T + t, each at most once and each a valid token; a padded layout also reads
+    padding, which means nothing.
     """
 
     text_row_P: Tensor  # int64
@@ -44,12 +45,18 @@ class Slots:
         """[S, D] to [G, Q, D], zeros in the empty slots."""
         if self.index_S is not None:
             rows_SD = _Scatter.apply(rows_SD, self.index_S, self.num_groups * self.size)
-        return rows_SD.view(self.num_groups, self.size, -1)
+        return rows_SD.unflatten(0, (self.num_groups, self.size))
 
     def unpad(self, grid_GQD: Tensor) -> Tensor:
         """[G, Q, D] to [S, D]."""
         rows_SD = grid_GQD.flatten(0, 1)
         return rows_SD if self.index_S is None else _Gather.apply(rows_SD, self.index_S)
+
+    def places(self, device: torch.device) -> Tensor:
+        """`index_S`, whether it is kept or not."""
+        if self.index_S is not None:
+            return self.index_S
+        return torch.arange(self.num_groups * self.size, device=device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,21 @@ def lay_out(text_valid_RT: Tensor, pairs: FusionPairs, num_images: int) -> PairL
 def packs_rows(device: torch.device) -> bool:
     """Whether rows are the valid tokens only: not on a GPU, for which the host would wait."""
     return device.type == "cpu"
+
+
+def every_token(valid_PT: Tensor) -> Slots:
+    """Where all tokens of pairs are read: the valid ones, or, where every position is a row anyway,
+    every position."""
+    if not packs_rows(valid_PT.device):
+        return Slots(None, *valid_PT.shape)
+    return Slots(valid_PT.flatten().nonzero().squeeze(1), *valid_PT.shape)
+
+
+def first_tokens(valid_PT: Tensor) -> Slots:
+    """Where the first token of each pair is read."""
+    num_pairs, length = valid_PT.shape
+    index_P = torch.arange(num_pairs, device=valid_PT.device) * length
+    return Slots(index_P, num_pairs, length)
 
 
 def first_is_valid(valid_RT: Tensor) -> Tensor:
@@ -136,20 +158,20 @@ def packed_layout(text_valid_RT: Tensor, pairs: FusionPairs, num_images: int) ->
         text_index_S=text_row_at_RT[pairs.text_row_P].flatten()[position_S],
         rows=RowLayout(
             pair=Slots(position_S, num_pairs, length),
-            image=_stack(pairs.image_row_P[position_S // length], num_images),
+            image=stack_rows(pairs.image_row_P[position_S // length], num_images),
         ),
         pair_valid_PT=pair_valid_PT,
         reads=RowLayout(
-            pair=_stack(pairs.read_index_K // length, num_pairs),
-            image=_stack(pairs.image_row_P[pairs.read_index_K // length], num_images),
+            pair=stack_rows(pairs.read_index_K // length, num_pairs),
+            image=stack_rows(pairs.image_row_P[pairs.read_index_K // length], num_images),
         ),
         read_row_K=read_row_K,
         image_row_G=None,
     )
 
 
-def _stack(group_S: Tensor, num_groups: int) -> Slots:
-    """Slots for rows of known groups, each group filled from its first slot on."""
+def stack_rows(group_S: Tensor, num_groups: int) -> Slots:
+    """Slots for rows of known groups, each group filled from its first slot on; for a CPU."""
     count_G = torch.bincount(group_S, minlength=num_groups)
     order_S = group_S.argsort(stable=True)
     first_G = count_G.cumsum(0) - count_G

@@ -5,16 +5,18 @@ Shapes: B pictures or texts, P pairs, D width, E embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlpretrain.errors import UserError
+from vlpretrain.models.answerer import Answerer
+from vlpretrain.models.answering import Images, ScoredAnswer, answer_questions
 from vlpretrain.models.fusion import Fusion, FusionPairs
 from vlpretrain.models.inputs import Picture, TextReader, as_list, load_pixels
 from vlpretrain.models.layers import init_weights
@@ -29,8 +31,8 @@ Item = TypeVar("Item")
 class VLModel(nn.Module):
     """A vision-language model.
 
-    Training calls its parts (`vision`, `text`, `fusion`) and heads; `encode_image`, `encode_text`
-    and `match` are for use after training, with a tokenizer at hand.
+    Training calls its parts (`vision`, `text`, `fusion`) and heads; `encode_image`, `encode_text`,
+    `match` and `answer` are for use after training, with a tokenizer at hand.
     """
 
     def __init__(
@@ -46,6 +48,26 @@ class VLModel(nn.Module):
         for head in (self.image_proj, self.text_proj, self.itm_head):
             head.apply(init_weights)
         self.reader: TextReader | None = None
+        # Fine-tuned for questions, the model carries this along; it is none of its modules, so the
+        # weights of a model are the same with it and without.
+        self.answerer: Answerer | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "answerer":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> VLModel:
+        """What `to`, `cuda` and the like do to each tensor."""
+        if self.answerer is not None and recurse:
+            self.answerer._apply(fn)
+        return super()._apply(fn, recurse)
+
+    def train(self, mode: bool = True) -> VLModel:
+        if self.answerer is not None:
+            self.answerer.train(mode)
+        return super().train(mode)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: torch.device | str = "cpu") -> VLModel:
@@ -168,6 +190,32 @@ class VLModel(nn.Module):
                     )
                 ]
         return torch.cat(parts) if parts else torch.empty(0)
+
+    def answer(
+        self,
+        images: Images | Sequence[Images],
+        questions: str | Sequence[str],
+        top: int = 1,
+        batch_size: int = 32,
+        among: Sequence[str] | None = None,
+    ) -> list[list[ScoredAnswer]]:
+        """The `top` answers to each question, the best first, each with a probability.
+
+        A model with a fixed answer vocabulary chooses from it; one with open answers writes them.
+        Questions about one picture should stand side by side: it is then encoded once.
+
+        Args:
+            images: as many pictures as questions, or one for all. For a model that reads several
+                pictures a question: as many sequences of pictures as questions, or one for all.
+            among: choose from these answers alone; `model.answerer.spec.answers` is the list that
+                the model was fine-tuned with.
+
+        Raises:
+            UserError: the model has no answerer, or numbers that do not fit.
+        """
+        questions = [questions] if isinstance(questions, str) else list(questions)
+        with _evaluating(self):
+            return answer_questions(self, images, questions, top, batch_size, among)
 
     def _match(self, seen: VisionStates, texts: list[str]) -> Tensor:
         states, valid_BT = self._read(texts)

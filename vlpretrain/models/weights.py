@@ -1,16 +1,19 @@
-"""Weights from files and hubs, and a report of what did not load."""
+"""Weights and descriptions in files, weights of hubs, and a report of what did not load."""
 
 from __future__ import annotations
 
+import json
+import os
 import pickle
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vlpretrain.errors import UserError
@@ -20,6 +23,7 @@ State = dict[str, Tensor]
 _NESTED = ("state_dict", "model", "module", "model_state")
 _FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
 _NAMED_IN_REPORT = 8
+_NAMED_IN_ERROR = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,68 @@ def load_weights(
         unexpected=tuple(sorted(k for k in state if k not in own)),
         mismatched=tuple(k for k in own if k in state and k not in fitting),
     )
+
+
+def load_exactly(module: nn.Module, state: State, path: Path, description: str) -> None:
+    """Loads weights that must be the module's own, one by one.
+
+    Args:
+        description: the name of the file that says what the module is made of.
+
+    Raises:
+        UserError: a tensor is missing, unknown or of another shape.
+    """
+    own = module.state_dict()
+    differing = [
+        f"{name} (missing)" if name not in state else f"{name} {list(state[name].shape)}"
+        for name, tensor in own.items()
+        if name not in state or state[name].shape != tensor.shape
+    ] + [f"{name} (unknown)" for name in state if name not in own]
+    if differing:
+        raise UserError(
+            f"weights of another architecture; {len(differing)} tensors differ: "
+            f"{', '.join(differing[:_NAMED_IN_ERROR])}",
+            where=str(path),
+            fix=f"the {path.name} that was saved with this {description}",
+        )
+    module.load_state_dict(state)
+
+
+def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
+    """A .safetensors file, whole or absent."""
+    # safetensors takes no two names for one piece of memory, nor gaps in it.
+    tensors = {name: t.detach().cpu().clone().contiguous() for name, t in state.items()}
+    partial = path.with_name(f"{path.name}.partial")
+    save_file(tensors, partial)
+    os.replace(partial, path)
+
+
+def save_description(description: object, path: Path) -> None:
+    """A JSON file, whole or absent."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(description, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What `save_description` wrote.
+
+    Raises:
+        UserError: not a JSON object.
+    """
+    try:
+        description = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"damaged: {error}", where=str(path), fix="export the model again"
+        ) from error
+    if not isinstance(description, dict):
+        raise UserError(
+            f"holds a {type(description).__name__}, no description of a model",
+            where=str(path),
+            fix="export the model again",
+        )
+    return description
 
 
 def first_line(error: Exception) -> str:

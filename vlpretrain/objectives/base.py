@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
-from vlpretrain.types import COUNTS, Batch
+from vlpretrain.types import COUNTS, Batch, MicroBatch
 
 if TYPE_CHECKING:
     from vlpretrain.objectives.features import Features
@@ -99,7 +99,7 @@ class Objective(nn.Module, ABC):
         """The loss; `fused_KD` are the states that `request` asked for."""
 
 
-def mean_count(batch: Batch, unit: str) -> Tensor:
+def mean_count(batch: MicroBatch, unit: str) -> Tensor:
     """What a local sum is divided by; 1 where the whole global batch holds none of it."""
     count = batch.mean_counts[COUNTS.index(unit)]
     return count.where(count > 0, count.new_ones(()))

@@ -1,4 +1,4 @@
-"""What a rank does in a pretraining run, top-down."""
+"""What a rank does in a training run of any task, top-down."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from vlpretrain.build import (
-    build_evaluator,
     build_loader,
-    build_task,
     build_tokeniser,
     checkpoint_activations,
     compile_task,
     count_steps,
+    learning_rate_scales,
+    open_kit,
     open_sources,
-    save_model,
 )
 from vlpretrain.cli.summary import summarise
 from vlpretrain.config.check import check
@@ -43,7 +42,7 @@ from vlpretrain.report import write_report
 Answer = TypeVar("Answer")
 
 
-def pretrain(config: RunConfig) -> int:
+def run_training(config: RunConfig) -> int:
     """A run from its start, or from its newest checkpoint, to its export and its report.
 
     Every rank calls this. Returns the exit code: 130 after Ctrl-C, else 0.
@@ -53,15 +52,17 @@ def pretrain(config: RunConfig) -> int:
     sources = main_first(lambda: open_sources(config.data.train, config.data))
     run = open_run(config)
     tokeniser = prepare_tokeniser(config, sources, run)
-    loader = build_loader(config, sources, tokeniser, rank(), world_size())
-    evaluator = main_first(lambda: build_evaluator(config, tokeniser))
-    task = build_task(config, tokeniser)
-    summary = summarise(config, sources, loader, task)
+    kit = main_first(lambda: open_kit(config, sources, tokeniser, run.path))
+    loader = build_loader(config, sources, kit.recipe(), rank(), world_size())
+    evaluator = main_first(kit.evaluator)
+    task = kit.task()
+    summary = summarise(config, sources, loader, task, kit)
     run.say(summary.lines())
     engine = start_engine(
         task,
         config,
         count_steps(config.train, loader.samples_per_epoch),
+        lr_scales=learning_rate_scales(config, task),
         prepare=checkpoint_activations if config.train.checkpoint_activations else None,
         compile=compile_task if config.train.compile else None,
     )
@@ -69,7 +70,7 @@ def pretrain(config: RunConfig) -> int:
     on_main(lambda: summary.write(run.path / "summary.json"))
     result = train(engine, loader, evaluator, run, config, progress, chance=summary.chance)
     if not result.stopped_by:
-        export(engine, run.path / "export", partial(save_model, task, tokenizer_folder(run.path)))
+        export(engine, run.path / "export", partial(kit.save, task))
     run.close()
     finish(run, result)
     return 128 + signal.SIGINT if result.stopped_by == signal.SIGINT else 0
@@ -132,7 +133,7 @@ def finish(run: RunFolder, result: TrainResult) -> None:
     run.say(
         [
             f"done after {result.step} steps; worth opening:",
-            f"  {report}  curves, reconstructions, best and worst pairs",
+            f"  {report}  curves, figures, examples",
             f"  {run.metrics}  every logged figure",
             f"  {exported}  the model: VLModel.from_pretrained({str(exported)!r})",
         ]

@@ -1,0 +1,61 @@
+"""What a run needs of its task. One class a task; `table.KITS` names them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from vlpretrain.build.model import model_state, write_training
+from vlpretrain.config.schema import RunConfig
+from vlpretrain.data.loader import Recipe
+from vlpretrain.data.shards import Source
+from vlpretrain.data.tokenise import Tokeniser
+from vlpretrain.types import Evaluator
+
+
+class TaskKit(ABC):
+    """A task's objects for one run. Every rank makes its own, rank 0 before the others.
+
+    Args:
+        sources: of training; none for an evaluation.
+        folder: the run's, where what is made of the training data once is kept.
+    """
+
+    def __init__(
+        self, config: RunConfig, sources: Sequence[Source], tokeniser: Tokeniser, folder: Path
+    ) -> None:
+        self.config = config
+        self.sources = sources
+        self.tokeniser = tokeniser
+        self.folder = folder
+
+    @abstractmethod
+    def recipe(self) -> Recipe:
+        """How samples become its micro-batches."""
+
+    @abstractmethod
+    def task(self) -> nn.Module:
+        """A types.TrainTask with a VLModel as `model`."""
+
+    @abstractmethod
+    def evaluator(self) -> Evaluator | None:
+        """The look at data.val; None where there is none."""
+
+    def chance(self, task: nn.Module, batch: Any) -> dict[str, float]:
+        """What each figure is for a model that has learnt nothing of its question, by name."""
+        return {}
+
+    def facts(self) -> dict[str, Any]:
+        """What the summary says of the task, besides its data and model."""
+        return {}
+
+    def save(self, task: nn.Module, state_dict: dict[str, Tensor], folder: Path) -> None:
+        """Writes a task's whole state dict as `VLModel.from_pretrained` reads it."""
+        task.model.save_pretrained(  # type: ignore[operator, union-attr]
+            folder, self.folder / "tokenizer", state=model_state(state_dict)
+        )
+        write_training(self.config, folder)

@@ -1,0 +1,243 @@
+"""Pictures with their questions: records of shards to rows and micro-batches.
+
+Shapes: I pictures, Q questions, P pictures of a question, R distinct texts of questions, T tokens
+of a question, S distinct answers, L answer tokens.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlpretrain.data.keyed import generator
+from vlpretrain.data.sample import SampleError
+from vlpretrain.data.tokenise import Tokeniser
+from vlpretrain.data.transforms import PictureSettings, crop_pixels, sample_name
+from vlpretrain.padding import pad_ids
+from vlpretrain.types import COUNTS, QuestionBatch, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question as its record holds it. Without answers it belongs to a test set."""
+
+    text: str
+    answers: tuple[str, ...]  # one for each human; a weight w of the record gives w copies
+    id: str | int
+    type: str = ""
+    answer_type: str = ""
+    group: str = ""  # what a consistency is taken over
+
+
+# Answers that score something, normalised, with the accuracy that giving them would have.
+Score = Callable[[Sequence[str]], Mapping[str, float]]
+Normalise = Callable[[str], str]
+
+
+def read_questions(sample: Sample) -> list[Question]:
+    """The questions of a record (`questions`, a list of objects).
+
+    Raises:
+        SampleError: they are not of the form that the documentation gives.
+    """
+    records = sample.metadata.get("questions", [])
+    if not isinstance(records, list):
+        raise SampleError(f".json `questions` is a {type(records).__name__}, not a list")
+    return [_read_question(record, number) for number, record in enumerate(records)]
+
+
+def _read_question(record: Any, number: int) -> Question:
+    if not isinstance(record, dict) or not isinstance(record.get("question"), str):
+        raise SampleError(f".json question {number} is no object with a text `question`")
+    identity = record.get("question_id", number)
+    return Question(
+        text=record["question"].strip(),
+        answers=_read_answers(record.get("answers", record.get("answer")), identity),
+        id=identity,
+        type=str(record.get("question_type") or ""),
+        answer_type=str(record.get("answer_type") or ""),
+        group=str(record.get("group") or ""),
+    )
+
+
+def _read_answers(answers: Any, identity: object) -> tuple[str, ...]:
+    """A list of texts, a text, or {answer: weight}; weights are numbers of humans."""
+    if answers is None:
+        return ()
+    if isinstance(answers, str):
+        return (answers,)
+    if isinstance(answers, list) and all(isinstance(answer, str) for answer in answers):
+        return tuple(answers)
+    if isinstance(answers, dict):
+        try:
+            return tuple(
+                answer
+                for answer, weight in answers.items()
+                for _ in range(max(1, round(float(weight))))
+            )
+        except (TypeError, ValueError) as error:
+            raise SampleError(f".json question {identity}: a weight is no number") from error
+    raise SampleError(f".json question {identity}: `answers` is no list of texts, text or weights")
+
+
+@dataclass(frozen=True)
+class QuestionSettings:
+    """How a sample becomes a row of questions."""
+
+    picture: PictureSettings
+    num_pictures: int = 1  # that a question is about
+    max_tokens: int = 40
+    per_picture: int = 0  # questions of a picture in a step, chosen anew each epoch; 0: all
+    max_answer_tokens: int = 0  # 0: answers are not tokenised
+    blind: bool = False  # blank pictures: what the questions alone give away
+    answered: bool = True  # questions without an answer make the sample unusable
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One distinct answer of a question."""
+
+    text: str
+    index: int  # in the answer vocabulary, -1 outside of it
+    score: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionRow:
+    """One sample, prepared."""
+
+    label: str  # "shard/key", for messages
+    pixels: tuple[Tensor, ...]  # P pictures, uint8 [C, H, W] each
+    questions: tuple[str, ...]
+    answers: tuple[tuple[Answered, ...], ...]  # of each question
+
+
+@dataclass(frozen=True)
+class QuestionRecipe:
+    """Pictures and questions to a QuestionBatch (loader.Recipe).
+
+    Args:
+        vocabulary: place of each normalised answer.
+        score: normalised answers to the accuracy that giving them would have.
+        normalise: of one answer.
+    """
+
+    tokeniser: Tokeniser
+    settings: QuestionSettings
+    vocabulary: Mapping[str, int]
+    score: Score
+    normalise: Normalise
+
+    @property
+    def seed(self) -> int:
+        return self.settings.picture.seed
+
+    def row(self, sample: Sample, epoch: int, source: int) -> QuestionRow:
+        """Raises SampleError: too few pictures, no question, or one without an answer."""
+        questions = self._chosen(read_questions(sample), sample, epoch)
+        return QuestionRow(
+            label=f"{sample.shard}/{sample.key}",
+            pixels=question_pixels(sample, epoch, self.settings),
+            questions=tuple(question.text for question in questions),
+            answers=tuple(self._answers(question) for question in questions),
+        )
+
+    def _chosen(self, questions: list[Question], sample: Sample, epoch: int) -> list[Question]:
+        if not questions:
+            raise SampleError("no question")
+        bare = [question.id for question in questions if not question.answers]
+        if bare and self.settings.answered:
+            raise SampleError(f"question {bare[0]} has no answer")
+        wanted = self.settings.per_picture
+        if not wanted or len(questions) <= wanted:
+            return questions
+        random = generator(self.seed, epoch, sample_name(sample), "questions")
+        return [questions[place] for place in sorted(random.permutation(len(questions))[:wanted])]
+
+    def _answers(self, question: Question) -> tuple[Answered, ...]:
+        scores = self.score(question.answers) if question.answers else {}
+        given = Counter(self.normalise(answer) for answer in question.answers)
+        total = max(1, sum(given.values()))
+        return tuple(
+            Answered(answer, self.vocabulary.get(answer, -1), score, given[answer] / total)
+            for answer, score in scores.items()
+        )
+
+    def blank(self) -> QuestionRow:
+        """Pictures without a question."""
+        side = self.settings.picture.image_size
+        black = torch.zeros(3, side, side, dtype=torch.uint8)
+        return QuestionRow("", (black,) * self.settings.num_pictures, (), ())
+
+    def collate(self, rows: Sequence[QuestionRow]) -> QuestionBatch:
+        pictures = self.settings.num_pictures
+        answers = [(one, place) for place, one in enumerate(_all_answers(rows))]
+        flat = [(answer, question) for group, question in answers for answer in group]
+        questions = [text for row in rows for text in row.questions]
+        row_Q = [place for place, row in enumerate(rows) for _ in row.questions]
+        text_row = {text: place for place, text in enumerate(dict.fromkeys(questions))}
+        text_RT, valid_RT = self._tokens(list(text_row), self.settings.max_tokens)
+        answer_SL, answer_valid_SL = self._tokens(
+            [answer.text for answer, _ in flat], self.settings.max_answer_tokens
+        )
+        counts = torch.zeros(len(COUNTS))
+        counts[COUNTS.index("images")] = sum(bool(row.questions) for row in rows)
+        counts[COUNTS.index("questions")] = len(questions)
+        first_Q1 = torch.tensor(row_Q, dtype=torch.int64).view(-1, 1) * pictures
+        return QuestionBatch(
+            pixels_ICHW=torch.stack([pixels for row in rows for pixels in row.pixels]),
+            text_RT=text_RT,
+            text_valid_RT=valid_RT,
+            text_row_Q=torch.tensor([text_row[text] for text in questions], dtype=torch.int64),
+            image_row_QP=first_Q1 + torch.arange(pictures),
+            answer_question_S=torch.tensor([place for _, place in flat], dtype=torch.int64),
+            answer_index_S=torch.tensor([one.index for one, _ in flat], dtype=torch.int64),
+            answer_score_S=torch.tensor([one.score for one, _ in flat], dtype=torch.float32),
+            answer_share_S=torch.tensor([one.share for one, _ in flat], dtype=torch.float32),
+            answer_text_SL=answer_SL,
+            answer_valid_SL=answer_valid_SL,
+            counts=counts,
+            mean_counts=counts.clone(),
+            keys=tuple(row.label for row in rows),
+        )
+
+    def _tokens(self, texts: Sequence[str], max_tokens: int) -> tuple[Tensor, Tensor]:
+        if not max_tokens or not texts:
+            # One column at least: a tower reads no text of no length.
+            return pad_ids([[self.tokeniser.pad_id]] * len(texts), self.tokeniser.pad_id)
+        encoded = self.tokeniser.encode(texts, max_tokens)
+        return pad_ids([text.ids for text in encoded], self.tokeniser.pad_id)
+
+    def still(self) -> QuestionRecipe:
+        picture = self.settings.picture.still()
+        return replace(
+            self, settings=replace(self.settings, picture=picture, per_picture=0, answered=False)
+        )
+
+
+def question_pixels(sample: Sample, epoch: int, settings: QuestionSettings) -> tuple[Tensor, ...]:
+    """The pictures that a sample's questions are about, blank ones where the model is to be blind.
+
+    Raises:
+        SampleError: fewer pictures than a question needs, or a broken one.
+    """
+    wanted, side = settings.num_pictures, settings.picture.image_size
+    if settings.blind:
+        return (torch.zeros(3, side, side, dtype=torch.uint8),) * wanted
+    if len(sample.images) < wanted:
+        raise SampleError(f"{len(sample.images)} pictures where a question needs {wanted}")
+    name = sample_name(sample)
+    return tuple(
+        crop_pixels(image, name if not number else f"{name}#{number}", epoch, settings.picture)
+        for number, image in enumerate(sample.images[:wanted])
+    )
+
+
+def _all_answers(rows: Sequence[QuestionRow]) -> list[tuple[Answered, ...]]:
+    return [answers for row in rows for answers in row.answers]

@@ -1,0 +1,202 @@
+"""How well questions are answered, beside what answers well without looking.
+
+Shapes: Q questions, A answers of the list, K best of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlpretrain import distributed
+from vlpretrain.errors import UserError
+from vlpretrain.metrics.interval import accuracy_with_interval, grouped_accuracy
+from vlpretrain.metrics.language_prior import Asked, score_priors
+from vlpretrain.metrics.vqa import answer_type_of, question_type_of, results_record, vqa_accuracy
+from vlpretrain.models.answerer import QuestionStates
+from vlpretrain.tasks.vqa import VqaTask
+from vlpretrain.tasks.vqa_examples import write_examples
+from vlpretrain.tasks.vqa_set import AskedQuestion, QuestionSet
+from vlpretrain.types import QuestionBatch
+
+SHOWN = 5
+RESULTS_FILE = "vqa_results.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model said to one question: the best first, with scores for showing."""
+
+    text: str
+    top: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class VqaEvaluator:
+    """types.Evaluator of a VqaTask; the work is divided over ranks, the figures are equal.
+
+    Args:
+        training: questions that the baselines learn from, called at the first evaluation; none
+            where the training data is not at hand.
+        vocabulary: size and coverage, for the record.
+        writes: a decoder's own answers are judged; else the likeliest of its list.
+        read_text: token ids to words.
+    """
+
+    questions: QuestionSet
+    batch: int
+    training: Callable[[], Sequence[Asked]]
+    read_text: Callable[[Sequence[int]], str]
+    vocabulary: dict[str, Any] = field(default_factory=dict)
+    writes: bool = True
+    beams: int = 1
+    rank_first: int = 128
+    overlap: Callable[[], dict[str, Any] | None] = lambda: None
+
+    def __call__(self, task: VqaTask, folder: Path) -> dict[str, float]:
+        """Figures by name; the main rank writes vqa.json, its pictures and the results file.
+
+        Raises:
+            UserError: there is no held-out question.
+        """
+        if not self.questions.questions:
+            raise UserError(
+                "no held-out question to evaluate on",
+                where="data.val",
+                fix="shards made by `data_tools convert` from questions",
+            )
+        training = task.training
+        task.eval()
+        try:
+            answers = self._answer_all(task)
+        finally:
+            task.train(training)
+        record, figures = self._judge(answers)
+        if distributed.is_main():
+            _write_json(folder / RESULTS_FILE, self._results(answers))
+            record["examples"] = write_examples(
+                self.questions, answers, self._scores(answers), folder
+            )
+            record["overlap"] = self.overlap()
+            _write_json(folder / "vqa.json", record)
+        return figures
+
+    @torch.no_grad()
+    def _answer_all(self, task: VqaTask) -> list[Answer]:
+        device = next(task.parameters()).device
+        said: dict[int, Answer] = {}
+        share = self.questions.batches(self.batch, distributed.rank(), distributed.world_size())
+        for rows, batch in share:
+            answers = self._answer(task, batch.to(device))
+            said.update(zip(rows, answers, strict=False))
+        for part in distributed.gather_objects(said):
+            said.update(part)
+        return [said[row] for row in range(len(self.questions.questions))]
+
+    def _answer(self, task: VqaTask, batch: QuestionBatch) -> list[Answer]:
+        states = task(batch, evaluate=True)
+        if task.answerer.decoder is not None and self.writes:
+            return self._written(task, states)
+        score_QA = task.answerer.answer_scores(states, self.rank_first)
+        if task.loss == "cross_entropy" or task.answerer.decoder is not None:
+            score_QA = score_QA.log_softmax(dim=1)
+        best = score_QA.exp().topk(min(SHOWN, score_QA.shape[1]), dim=1)
+        listed = task.answerer.spec.answers
+        tops = [
+            tuple((listed[index], score) for index, score in zip(indexes, scores, strict=True))
+            for indexes, scores in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+        return [Answer(top[0][0], top) for top in tops]
+
+    def _written(self, task: VqaTask, states: QuestionStates) -> list[Answer]:
+        written = task.answerer.write(states, num_beams=self.beams)
+        texts = [[self.read_text(ids) for ids in beams] for beams in written.text_QKL.tolist()]
+        scores = written.log_likelihood_QK.exp().tolist()
+        tops = [tuple(zip(*pair, strict=True)) for pair in zip(texts, scores, strict=True)]
+        return [Answer(top[0][0], top[:SHOWN]) for top in tops]
+
+    def _scores(self, answers: Sequence[Answer]) -> list[float | None]:
+        """The official accuracy of each answer; None where nobody says what is right."""
+        return [
+            vqa_accuracy(answer.text, question.answers) if question.answers else None
+            for question, answer in zip(self.questions.questions, answers, strict=True)
+        ]
+
+    def _judge(self, answers: Sequence[Answer]) -> tuple[dict[str, Any], dict[str, float]]:
+        """The content of vqa.json, and the figures for the log."""
+        scores = self._scores(answers)
+        judged = [
+            (question, score)
+            for question, score in zip(self.questions.questions, scores, strict=True)
+            if score is not None
+        ]
+        record: dict[str, Any] = {
+            "num_questions": len(answers),
+            "vocabulary": self.vocabulary or None,
+            "results_file": RESULTS_FILE,
+        }
+        if not judged:
+            return record, {}
+        asked = [question for question, _ in judged]
+        score_Q = [score for _, score in judged]
+        samples = [question.sample for question in asked]
+        record |= accuracy_with_interval(score_Q, samples)
+        record["by_question_type"] = grouped_accuracy(
+            score_Q, [one.type or question_type_of(one.text) for one in asked], samples
+        )
+        record["by_answer_type"] = grouped_accuracy(
+            score_Q, [one.answer_type or answer_type_of(one.answers[0]) for one in asked], samples
+        )
+        record["consistency"] = consistency(asked, score_Q)
+        record["baselines"] = self._baselines(asked, samples)
+        return record, _figures(record)
+
+    def _baselines(self, asked: Sequence[AskedQuestion], samples: Sequence[int]) -> dict[str, Any]:
+        training = self.training()
+        if not training:
+            return {}
+        priors = score_priors(training, [Asked(one.text, one.answers) for one in asked])
+        return {
+            "question_only": accuracy_with_interval(priors.question_only, samples),
+            "most_frequent": accuracy_with_interval(priors.most_frequent, samples),
+        }
+
+    def _results(self, answers: Sequence[Answer]) -> list[Any]:
+        """What the official servers take."""
+        return [
+            results_record(question.id, answer.text)
+            for question, answer in zip(self.questions.questions, answers, strict=True)
+        ]
+
+
+def consistency(
+    asked: Sequence[AskedQuestion], score_Q: Sequence[float]
+) -> dict[str, float] | None:
+    """The share of groups all of whose questions are right (Suhr et al. 2019); None without."""
+    right: dict[str, bool] = {}
+    for question, score in zip(asked, score_Q, strict=True):
+        if question.group:
+            right[question.group] = right.get(question.group, True) and score >= 1
+    return {"n": len(right), "value": sum(right.values()) / len(right)} if right else None
+
+
+def _figures(record: dict[str, Any]) -> dict[str, float]:
+    figures = {"val/vqa_accuracy": record["accuracy"]}
+    for name, found in record["baselines"].items():
+        figures[f"val/chance_{name}_accuracy"] = found["accuracy"]
+    if record["consistency"]:
+        figures["val/vqa_consistency"] = record["consistency"]["value"]
+    return figures
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".json.partial")
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    os.replace(partial, path)
