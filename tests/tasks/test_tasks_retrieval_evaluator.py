@@ -46,7 +46,9 @@ def test_the_figures_and_the_file_say_the_same(tmp_path: Path) -> None:
     model, data = tiny_model(), tiny_set(CAPTIONS)
     similarity_IT, _ = one_by_one(model, data)
     overlap = {"checked": False}
-    figures = RetrievalEvaluator(data, ks=(8, 3, 0, 3), overlap=overlap)(holder(model), tmp_path)
+    figures = RetrievalEvaluator(data, ks=(8, 3, 0, 3), overlap=lambda: overlap)(
+        holder(model), tmp_path
+    )
     expected = recall_at_k(similarity_IT.T, data.images_of, (1, 5, 10))
     listing = read(tmp_path)
     for k, value in expected.items():

@@ -1,6 +1,7 @@
 """The order of candidates: by the dual encoder, then the first of them by the fusion.
 
-Shapes: Q queries, U queries of a unit, C candidates, K candidates that are kept, R relevant ones.
+Shapes: Q queries, U queries of a unit, C candidates, K candidates that are kept, R relevant ones,
+E embedding width.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vlpretrain.metrics.retrieval import first_relevant_rank
+from vlpretrain.padding import pad_ids
 from vlpretrain.tasks.units import Units, filled
 
 # Queries of a unit: their scores of 25,000 candidates lie in a CPU's cache.
 QUERIES = 128
 
 TIE_RULE = (
-    "equal scores count against the model: a wrong candidate stands ahead of a right one; among "
-    "equally similar ones those listed first are re-ranked; what is not re-ranked stands behind, by "
-    "similarity"
+    "equal scores count against the model: a wrong candidate stands ahead of a right one; of equally "
+    "similar ones those listed first are re-ranked; what is not re-ranked stands behind, by similarity"
 )
 
 
@@ -57,11 +59,14 @@ def _rank_unit(
     keep: int,
 ) -> tuple[Tensor, ...]:
     """The fields of Ranking for one unit, filled up."""
-    similarity_UC = query_QE[unit.start : unit.stop] @ candidate_CE.T
-    relevant_UR = _padded(relevant[unit.start : unit.stop]).to(query_QE.device)
+    # A rank that has no unit left goes over the first one: its rows are cut off when all gather.
+    own = unit or range(min(QUERIES, len(query_QE)))
+    similarity_UC = query_QE[own.start : own.stop] @ candidate_CE.T
+    relevant_UR, _ = pad_ids(relevant[own.start : own.stop], -1)
+    relevant_UR = relevant_UR.to(query_QE.device)
     candidate_UK = nearest(similarity_UC, keep)
     fields = (
-        first_relevant_rank(similarity_UC, relevant_UR),
+        first_relevant_rank(similarity_UC, relevant[own.start : own.stop]),
         candidate_UK,
         similarity_UC.gather(1, candidate_UK),
         (candidate_UK[:, :, None] == relevant_UR[:, None, :]).any(dim=2),
@@ -83,19 +88,6 @@ def nearest(similarity_QC: Tensor, k: int) -> Tensor:
     return index_QK.gather(1, value_QK.sort(dim=1, descending=True, stable=True).indices)
 
 
-def first_relevant_rank(similarity_QC: Tensor, relevant_QR: Tensor) -> Tensor:
-    """metrics.retrieval.first_relevant_rank in one pass, for finite scores.
-
-    Args:
-        relevant_QR: numbers of the relevant candidates, filled up with -1.
-    """
-    valid_QR = relevant_QR >= 0
-    right_QR = similarity_QC.gather(1, relevant_QR.clamp(min=0))
-    best_Q1 = right_QR.masked_fill(~valid_QR, -torch.inf).amax(dim=1, keepdim=True)
-    right_ahead_Q = ((right_QR >= best_Q1) & valid_QR).sum(dim=1)
-    return (similarity_QC >= best_Q1).sum(dim=1) - right_ahead_Q + 1
-
-
 def reranked_rank(ranking: Ranking, match_QK: Tensor, k: int) -> Tensor:
     """int64 [Q]: ranks once the first k candidates stand in the order of `match_QK`.
 
@@ -107,12 +99,3 @@ def reranked_rank(ranking: Ranking, match_QK: Tensor, k: int) -> Tensor:
     best_Q1 = match_Qk.masked_fill(~right_Qk, -torch.inf).amax(dim=1, keepdim=True)
     ahead_Q = ((match_Qk >= best_Q1) & ~right_Qk).sum(dim=1)
     return torch.where(right_Qk.any(dim=1), ahead_Q + 1, ranking.rank_Q)
-
-
-def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
-    """int64 [n, R], -1 where a row is shorter than the longest."""
-    longest = max((len(row) for row in rows), default=1)
-    padded = torch.full((len(rows), longest), -1, dtype=torch.int64)
-    for place, row in enumerate(rows):
-        padded[place, : len(row)] = torch.tensor(row)
-    return padded

@@ -105,7 +105,7 @@ class _Plan:
         )
 
     def gather(self, own_scores: Tensor) -> Tensor:
-        """The scores of all pairs in the list's order, from each rank's in the order of its calls."""
+        """All pairs' scores in the list's order, from each rank's in the order of its calls."""
         everywhere = range(self.units.rounds)
         orders = [
             torch.cat([self._pairs_of_unit(number, rank) for number in everywhere])

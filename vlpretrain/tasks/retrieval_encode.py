@@ -18,6 +18,7 @@ from vlpretrain.errors import UserError
 from vlpretrain.models.vision import VisionStates
 from vlpretrain.models.vlmodel import VLModel
 from vlpretrain.objectives.features import pad_tokens
+from vlpretrain.padding import pad_ids
 from vlpretrain.tasks.retrieval_set import RetrievalSet
 from vlpretrain.tasks.units import Units, filled
 
@@ -145,7 +146,9 @@ def encode_texts(model: VLModel, data: RetrievalSet) -> EncodedTexts:
     sorted_length_T = length_T[order_T]
     embeddings, rows = [], []
     for number, unit in enumerate(units.own()):
-        text_UT, valid_UT = _padded_ids(data, order_T[unit.start : unit.stop].tolist())
+        texts = order_T[unit.start : unit.stop].tolist()
+        ids = [data.text_ids[text] for text in texts] or [(data.pad_id,)]  # a blank one for none
+        text_UT, valid_UT = pad_ids(ids, data.pad_id)
         device = next(model.text.parameters()).device
         states = model.text(text_UT.to(device), valid_UT.to(device))
         embeddings.append(filled(_unit_length(model.text_embeddings(states)), TEXTS))
@@ -154,16 +157,6 @@ def encode_texts(model: VLModel, data: RetrievalSet) -> EncodedTexts:
     _check_finite(embedding_TE, "text", data.texts)
     first_T = (sorted_length_T.cumsum(0) - sorted_length_T)[order_T.argsort()]
     return EncodedTexts(embedding_TE, TextTable(torch.cat(rows), first_T, length_T))
-
-
-def _padded_ids(data: RetrievalSet, texts: list[int]) -> tuple[Tensor, Tensor]:
-    """Ids of some texts, padded to the longest; one blank text where there are none."""
-    rows = [data.text_ids[text] for text in texts] or [(data.pad_id,)]
-    length_U1 = torch.tensor([[len(row)] for row in rows])
-    text_UT = torch.full((len(rows), int(length_U1.max())), data.pad_id, dtype=torch.int64)
-    for place, row in enumerate(rows):
-        text_UT[place, : len(row)] = torch.tensor(row)
-    return text_UT, torch.arange(text_UT.shape[1]) < length_U1
 
 
 def _round_rows(token_UTD: Tensor, units: Units, number: int, sorted_length_T: Tensor) -> Tensor:

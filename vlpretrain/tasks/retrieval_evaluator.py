@@ -6,7 +6,7 @@ put in the order of the matching head; all others stay behind them. Shapes: Q qu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,7 +40,7 @@ class RetrievalEvaluator:
             the largest alone; empty: the dual encoder is all there is.
         batch_size: pictures that are loaded at once.
         picture_memory: bytes of picture tokens that a rank holds at a time, see PictureTokens.
-        overlap: goes to retrieval.json as it is.
+        overlap: whether these samples were trained on, for retrieval.json.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class RetrievalEvaluator:
         ks: Sequence[int] = DEFAULT_KS,
         batch_size: int = 64,
         picture_memory: int = PICTURE_MEMORY,
-        overlap: dict[str, Any] | None = None,
+        overlap: Callable[[], dict[str, Any] | None] = lambda: None,
     ) -> None:
         if any(k < 0 for k in ks):
             raise UserError(
-                f"re-ranking of {min(ks)} candidates", where="evaluation.ks", fix="0 or more"
+                f"re-ranking of {min(ks)} candidates", where="task.retrieval.k", fix="0 or more"
             )
         self.data, self.ks = data, _useful(ks, data)
         self.batch_size, self.picture_memory = batch_size, picture_memory
@@ -74,7 +74,7 @@ class RetrievalEvaluator:
         finally:
             task.train(training)
         if distributed.is_main():
-            write_files(found, self.data, self.overlap, folder)
+            write_files(found, self.data, self.overlap(), folder)
         return figures(found)
 
 

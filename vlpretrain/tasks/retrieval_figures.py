@@ -1,12 +1,11 @@
-"""What a retrieval comes to in figures. Shapes: Q queries, C candidates."""
+"""What a retrieval comes to in figures."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from vlpretrain.metrics.interval import bootstrap_interval
-from vlpretrain.metrics.retrieval import chance_recall
+from vlpretrain.metrics.retrieval import chance_recall, median_of_ranks, recall_of_ranks
 from vlpretrain.tasks.retrieval_search import Direction, Found
 
 RECALL_AT = (1, 5, 10)
@@ -16,21 +15,27 @@ def figures(found: Found) -> dict[str, float]:
     """By name, as metrics.jsonl has them."""
     named: dict[str, float] = {}
     for way, direction in found.directions.items():
-        named |= _ranked_figures(f"val/{way}", direction.ranks(0))
+        named |= _prefixed(f"val/{way}", measures(direction.ranks(0)))
         if found.largest_k:
-            named |= _ranked_figures(f"val/{way}_reranked", direction.ranks(found.largest_k))
-        for k, value in chance(direction).items():
-            named[f"val/chance_{way}_recall@{k}"] = value
+            rank_Q = direction.ranks(found.largest_k)
+            named |= _prefixed(f"val/{way}_reranked", measures(rank_Q))
+        named |= _prefixed(f"val/chance_{way}", chance(direction))
     return named
 
 
-def recall(rank_Q: Tensor, k: int) -> float:
-    """Share of the queries whose best right candidate is among the first k."""
-    return (rank_Q <= k).double().mean().item()
+def measures(rank_Q: Tensor) -> dict[str, float]:
+    """Recalls, and the median of the best right candidate's rank."""
+    return {**recalls(rank_Q), "median_rank": median_of_ranks(rank_Q)}
 
 
-def median(rank_Q: Tensor) -> float:
-    return rank_Q.double().quantile(0.5).item()
+def recalls(rank_Q: Tensor) -> dict[str, float]:
+    return {f"recall@{k}": value for k, value in recall_of_ranks(rank_Q, RECALL_AT).items()}
+
+
+def chance(direction: Direction) -> dict[str, float]:
+    """Recalls of a random order of the candidates."""
+    found = chance_recall(direction.relevant, RECALL_AT, direction.num_candidates)
+    return {f"recall@{k}": value for k, value in found.items()}
 
 
 def interval(direction: Direction, k: int) -> list[float]:
@@ -40,18 +45,5 @@ def interval(direction: Direction, k: int) -> list[float]:
     return list(bootstrap_interval(hit_Q.numpy(), direction.cluster_Q.numpy()))
 
 
-def chance(direction: Direction) -> dict[int, float]:
-    """Recall of a random order of the candidates."""
-    total = dict.fromkeys(RECALL_AT, 0.0)
-    candidate_C = torch.arange(direction.num_candidates)
-    # It depends on a query by the number of its right candidates alone, and these are few.
-    for count in direction.num_relevant_Q.unique():
-        share = (direction.num_relevant_Q == count).double().mean().item()
-        for k, value in chance_recall((candidate_C < count)[None], RECALL_AT).items():
-            total[k] += share * value
-    return total
-
-
-def _ranked_figures(prefix: str, rank_Q: Tensor) -> dict[str, float]:
-    recalls = {f"{prefix}_recall@{k}": recall(rank_Q, k) for k in RECALL_AT}
-    return recalls | {f"{prefix}_median_rank": median(rank_Q)}
+def _prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}_{name}": value for name, value in values.items()}

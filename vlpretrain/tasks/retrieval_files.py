@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlpretrain.tasks.ranking import TIE_RULE
-from vlpretrain.tasks.retrieval_figures import RECALL_AT, chance, interval, median, recall
+from vlpretrain.tasks.retrieval_figures import chance, interval, measures, recalls
 from vlpretrain.tasks.retrieval_search import SHOWN, Answer, CurvePoint, Direction, Found
 from vlpretrain.tasks.retrieval_set import RetrievalSet
 
@@ -36,7 +36,7 @@ def write_files(
         "captions_per_image": len(data.texts) / len(data.asking_images),
         "tie_rule": TIE_RULE,
         "directions": {way: _measured(d, found) for way, d in found.directions.items()},
-        "chance": {way: _named(chance(d)) for way, d in found.directions.items()},
+        "chance": {way: chance(d) for way, d in found.directions.items()},
         "curve": [_point(point, found) for point in found.curve],
         "examples": _Examples(found, data, folder).write(),
         "overlap": overlap,
@@ -47,12 +47,8 @@ def write_files(
 
 
 def _point(point: CurvePoint, found: Found) -> dict[str, float]:
-    recalls = {way: recall(d.ranks(point.k), 1) for way, d in found.directions.items()}
-    return {"k": point.k, **recalls, "seconds": point.seconds, "pairs": point.num_pairs}
-
-
-def _named(recall_at: dict[int, float]) -> dict[str, float]:
-    return {f"recall@{k}": value for k, value in recall_at.items()}
+    firsts = {way: recalls(d.ranks(point.k))["recall@1"] for way, d in found.directions.items()}
+    return {"k": point.k, **firsts, "seconds": point.seconds, "pairs": point.num_pairs}
 
 
 def _measured(direction: Direction, found: Found) -> dict[str, dict[str, Any]]:
@@ -63,12 +59,7 @@ def _measured(direction: Direction, found: Found) -> dict[str, dict[str, Any]]:
 
 
 def _ranked(direction: Direction, k: int) -> dict[str, Any]:
-    rank_Q = direction.ranks(k)
-    return {
-        **_named({at: recall(rank_Q, at) for at in RECALL_AT}),
-        "median_rank": median(rank_Q),
-        "interval@1": interval(direction, k),
-    }
+    return {**measures(direction.ranks(k)), "interval@1": interval(direction, k)}
 
 
 class _Examples:

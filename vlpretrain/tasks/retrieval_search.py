@@ -41,7 +41,7 @@ class Direction:
     match_QK: Tensor  # float32 log-odds of the largest k candidates; [Q, 0] without re-ranking
     query_row_Q: Tensor  # rows of the pictures, or of the texts, that ask
     cluster_Q: Tensor  # the picture that a query belongs to
-    num_relevant_Q: Tensor
+    relevant: Sequence[Sequence[int]]  # rows of each query's relevant candidates
     num_candidates: int
 
     def ranks(self, k: int) -> Tensor:
@@ -179,7 +179,7 @@ def _directions(
             match_QK=judged.scores(asking_Q[:, None], by_image.candidate_QK),
             query_row_Q=asking_Q,
             cluster_Q=asking_Q,
-            num_relevant_Q=torch.tensor([len(data.texts_of[row]) for row in data.asking_images]),
+            relevant=[data.texts_of[image] for image in data.asking_images],
             num_candidates=len(data.texts),
         ),
         Direction(
@@ -187,7 +187,7 @@ def _directions(
             match_QK=judged.scores(by_text.candidate_QK, text_Q[:, None]),
             query_row_Q=text_Q,
             cluster_Q=torch.tensor(data.image_of_text),
-            num_relevant_Q=torch.tensor([len(images) for images in data.images_of]),
+            relevant=data.images_of,
             num_candidates=len(data.keys),
         ),
     )
