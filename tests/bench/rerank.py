@@ -53,10 +53,10 @@ class Options:
     """Of each picture."""
     k: int = 128
     """Candidates of each query that are re-ranked."""
-    image_size: int = 128
+    image_size: int = 224
     width: int = 192
     """Of towers and fusion."""
-    depth: int = 3
+    depth: int = 6
     """Layers of the fusion; of the towers 2, as they are not timed."""
     max_tokens: int = 30
     """Captions are padded to this pair by pair, as ALBEF does; they have 13 on average."""

@@ -20,8 +20,8 @@ from vlpretrain.tasks.units import Units, filled
 QUERIES = 128
 
 TIE_RULE = (
-    "equal scores count against the model: a wrong candidate stands ahead of a right one; of equally "
-    "similar ones those listed first are re-ranked; what is not re-ranked stands behind, by similarity"
+    "equal scores count against the model: a wrong candidate stands ahead of a right one; of "
+    "equally similar ones the first listed are re-ranked; the rest stands behind, by similarity"
 )
 
 

@@ -1,13 +1,14 @@
 """The fusion's judgement of chosen pairs.
 
-A picture meets all of its texts in few calls, so its keys and values are projected a few times
-instead of once a pair; a pair that both directions ask for is judged once.
+A picture meets all of its texts in one call, or in a few, so its keys and values are projected once
+in each layer and not once a pair; a pair that both directions ask for is judged once.
 
-Shapes: P pairs, R distinct pictures or texts of a call, N image tokens, D width.
+Shapes: I pictures, P pairs, U pictures of a unit, N image tokens, T text positions, D width.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,11 +21,11 @@ from vlpretrain.models.fusion import FusionPairs
 from vlpretrain.models.vlmodel import VLModel
 from vlpretrain.tasks.retrieval_encode import PictureTokens, TextTable
 from vlpretrain.tasks.retrieval_set import RetrievalSet
-from vlpretrain.tasks.units import filled
+from vlpretrain.tasks.units import Units, filled
 
-# Of one call of the fusion, and the step of length by which texts are brought together: an
-# attention pads to the longest text of its call.
-PAIRS, LENGTH_STEP = 512, 4
+# The most of one call of the fusion. Texts of about one length stand together in a call, as
+# attention pads to its longest.
+PAIRS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,58 +60,57 @@ def match_scores(
 
     The model must be in evaluation mode. All ranks call, and make as many calls of each module.
     """
-    plan = _Plan(pairs, texts.length_T, pictures)
+    plan = _Plan(pairs, texts.length_T, pictures.units)
     scores = []
     for rounds, tokens in pictures.stages():
         own = list(plan.calls(rounds, distributed.rank()))
         for call in own:
-            scores.append(_judge(model, tokens[call.number - rounds.start], texts, call))
+            image_1ND = tokens[call.number - rounds.start][call.row : call.row + 1]
+            scores.append(_judge(model, image_1ND, texts, call.text_P))
         for _ in range(plan.num_calls(rounds) - len(own)):
-            _judge_blank(model, tokens[0], texts)
-    own_scores = torch.cat(scores) if scores else torch.empty(0, device=texts.row_SD.device)
-    return plan.gather(own_scores)
+            # Others have more to do: the same modules, for nothing.
+            _judge(model, tokens[0][:1], texts, torch.zeros(1, dtype=torch.int64))
+    nothing = torch.empty(0, device=texts.row_SD.device)
+    return plan.gather(torch.cat([nothing, *scores]))
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """Pairs whose pictures are all of one unit."""
+    """One picture with texts."""
 
-    number: int  # the round of that unit
-    image_row_P: Tensor  # of the unit
+    number: int  # the round of the picture's unit
+    row: int  # of the unit
     text_P: Tensor
 
 
 class _Plan:
     """Which pairs are judged in which call of which rank: follows from the list of pairs alone."""
 
-    def __init__(self, pairs: PairList, length_T: Tensor, pictures: PictureTokens) -> None:
-        self.pairs, self.units = pairs, pictures.units
-        bounds = torch.arange(0, self.units.total + self.units.size, self.units.size)
-        self.first_pair_of_unit = torch.searchsorted(pairs.image_P, bounds).tolist()
-        self.length_class_T = length_T // LENGTH_STEP
+    def __init__(self, pairs: PairList, length_T: Tensor, units: Units) -> None:
+        self.pairs, self.units = pairs, units
+        bounds = torch.arange(units.total + 1)
+        self.first_pair_of_image = torch.searchsorted(pairs.image_P, bounds).tolist()
+        by_length_P = length_T[pairs.text_P].sort(stable=True).indices
+        self.order_P = by_length_P[pairs.image_P[by_length_P].sort(stable=True).indices]
 
     def calls(self, rounds: range, rank: int) -> Iterator[_Call]:
         for number in rounds:
-            for pair_P in self._pairs_of_unit(number, rank).split(PAIRS):
-                if len(pair_P):
-                    image_row_P = self.pairs.image_P[pair_P] % self.units.size
-                    yield _Call(number, image_row_P, self.pairs.text_P[pair_P])
+            for row, image in enumerate(self.units.unit(number, rank)):
+                pair_P = self._pairs_of_image(image)
+                for part_P in pair_P.tensor_split(max(1, self._num_calls(image))):
+                    if len(part_P):
+                        yield _Call(number, row, self.pairs.text_P[part_P])
 
     def num_calls(self, rounds: range) -> int:
         """The most that a rank makes."""
-        ranks = range(distributed.world_size())
         return max(
-            sum(-(-len(self._pair_range(number, rank)) // PAIRS) for number in rounds)
-            for rank in ranks
+            sum(self._num_calls(image) for n in rounds for image in self.units.unit(n, rank))
+            for rank in range(distributed.world_size())
         )
 
     def gather(self, own_scores: Tensor) -> Tensor:
         """All pairs' scores in the list's order, from each rank's in the order of its calls."""
-        everywhere = range(self.units.rounds)
-        orders = [
-            torch.cat([self._pairs_of_unit(number, rank) for number in everywhere])
-            for rank in range(distributed.world_size())
-        ]
+        orders = [self._pairs_of_rank(rank) for rank in range(distributed.world_size())]
         most = max(len(order) for order in orders)
         parts = distributed.all_gather_rows(filled(own_scores, most)).cpu().split(most)
         score_P = torch.full((len(self.pairs),), torch.nan)
@@ -118,39 +118,33 @@ class _Plan:
             score_P[order] = part[: len(order)]
         return score_P
 
-    def _pair_range(self, number: int, rank: int) -> range:
-        unit = number * distributed.world_size() + rank
-        if unit + 1 >= len(self.first_pair_of_unit):
-            return range(0)
-        return range(self.first_pair_of_unit[unit], self.first_pair_of_unit[unit + 1])
+    def _num_calls(self, image: int) -> int:
+        first, last = self.first_pair_of_image[image : image + 2]
+        return math.ceil((last - first) / PAIRS)
 
-    def _pairs_of_unit(self, number: int, rank: int) -> Tensor:
-        """The unit's pairs, those with texts of about one length together."""
-        pairs = self._pair_range(number, rank)
-        pair_P = torch.arange(pairs.start, pairs.stop)
-        return pair_P[self.length_class_T[self.pairs.text_P[pair_P]].sort(stable=True).indices]
+    def _pairs_of_image(self, image: int) -> Tensor:
+        """With the shorter texts first."""
+        return self.order_P[slice(*self.first_pair_of_image[image : image + 2])]
+
+    def _pairs_of_rank(self, rank: int) -> Tensor:
+        units = (self.units.unit(number, rank) for number in range(self.units.rounds))
+        parts = [self._pairs_of_image(image) for unit in units for image in unit]
+        return torch.cat([self.order_P[:0], *parts])
 
 
-def _judge(model: VLModel, token_UND: Tensor, texts: TextTable, call: _Call) -> Tensor:
-    """Log-odds [P]. `token_UND` is the call's unit of pictures."""
-    image_R, image_row_P = call.image_row_P.unique(return_inverse=True)
-    text_R, text_row_P = call.text_P.unique(return_inverse=True)
-    text_RTD, valid_RT = texts.padded(text_R)
-    device = text_RTD.device
+def _judge(model: VLModel, image_1ND: Tensor, texts: TextTable, text_P: Tensor) -> Tensor:
+    """Log-odds [P] of one picture and each of the texts."""
+    text_PTD, valid_PT = texts.padded(text_P)
+    device = text_PTD.device
+    row_P = torch.arange(len(text_P), device=device)
     pairs = FusionPairs(
-        text_row_P=text_row_P.to(device),
-        image_row_P=image_row_P.to(device),
-        read_index_K=torch.arange(len(text_row_P), device=device) * text_RTD.shape[1],
+        text_row_P=row_P,
+        image_row_P=torch.zeros_like(row_P),
+        read_index_K=row_P * text_PTD.shape[1],
     )
-    fused_PD = model.fusion(token_UND[image_R].to(device), text_RTD, valid_RT, pairs)
+    fused_PD = model.fusion(image_1ND.to(device), text_PTD, valid_PT, pairs)
     logit_P2 = model.itm_logits(fused_PD).float()
     return logit_P2[:, 1] - logit_P2[:, 0]
-
-
-def _judge_blank(model: VLModel, token_UND: Tensor, texts: TextTable) -> None:
-    """The same calls, for a rank that has nothing left while others go on."""
-    nothing = torch.zeros(1, dtype=torch.int64)
-    _judge(model, token_UND, texts, _Call(0, nothing, nothing))
 
 
 def check_scores(score_P: Tensor, pairs: PairList, data: RetrievalSet) -> None:
