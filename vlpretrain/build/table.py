@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vlpretrain.build.kit import TaskKit
 from vlpretrain.build.pairs import PretrainKit
+from vlpretrain.build.retrieval import RetrievalKit
 from vlpretrain.build.vqa import VqaKit
 from vlpretrain.config.schema import RunConfig
 from vlpretrain.data.shards import Source
@@ -15,6 +16,7 @@ from vlpretrain.data.tokenise import Tokeniser
 KITS: dict[str, type[TaskKit]] = {
     "pretrain": PretrainKit,
     "vqa": VqaKit,
+    "retrieval": RetrievalKit,
 }
 
 
