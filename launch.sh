@@ -19,6 +19,8 @@ usage: ./launch.sh COMMAND [arguments]
   doctor CONFIG ...     check data, sizes, memory and cost before any training
   report RUN            write RUN/report.html again
   explain ...           show where a model looks for each word of a text (`explain --help`)
+  index-images DIR ...  put all pictures under DIR into an index (`index-images --help`)
+  search "text" ...     find pictures of an index by a text, or by a picture (`search --help`)
   tools ...             make, render, index, inspect and validate shards
   lint                  ruff and mypy
 
@@ -36,9 +38,10 @@ main() {
     local command="${1:-}"
     [ $# -gt 0 ] && shift
     case "$command" in
-        quickstart | test | pretrain | finetune | evaluate | config | doctor | report | explain | tools | lint)
+        quickstart | test | pretrain | finetune | evaluate | config | doctor | report | explain | \
+            index-images | search | tools | lint)
             choose_python >&2
-            "run_$command" "$@"
+            "run_${command//-/_}" "$@"
             ;;
         help | -h | --help) usage ;;
         "") usage >&2; exit 2 ;;
@@ -55,6 +58,8 @@ run_config() { exec "$python" -m vlpretrain.cli.main config "$@"; }
 run_doctor() { exec "$python" -m vlpretrain.cli.main doctor "$@"; }
 run_report() { exec "$python" -m vlpretrain.cli.main report "$@"; }
 run_explain() { exec "$python" -m vlpretrain.cli.main explain "$@"; }
+run_index_images() { exec "$python" -m vlpretrain.cli.main index-images "$@"; }
+run_search() { exec "$python" -m vlpretrain.cli.main search "$@"; }
 run_tools() { exec "$python" -m data_tools "$@"; }
 run_test() { cd "$root" && exec "$python" -m pytest "$@"; }
 

@@ -1,73 +1,47 @@
 """Which captions belong to which pictures, and what is refused."""
 
-from collections.abc import Sequence
-
 import pytest
 import torch
 
 from vlpretrain.errors import UserError
-from vlpretrain.tasks.retrieval_set import CaptionedPicture, RetrievalSet, make_retrieval_set
+from vlpretrain.tasks.retrieval_set import RetrievalSet
 
 
-def encode(texts: Sequence[str]) -> list[list[int]]:
-    return [[2, *(5 + len(word) for word in text.split()), 3] for text in texts]
-
-
-def load_pixels(rows: Sequence[int]) -> torch.Tensor:
-    """Rows 0 and 1 show the same picture."""
-    return torch.tensor([max(row, 1) for row in rows], dtype=torch.uint8).view(-1, 1, 1, 1)
-
-
-def make(*pictures: CaptionedPicture, **options) -> RetrievalSet:
-    return make_retrieval_set(pictures, encode, 0, load_pixels, **options)
+def make(
+    images: int, image_of_text: tuple[int, ...], text_group: tuple[int, ...] | None = None
+) -> RetrievalSet:
+    return RetrievalSet(
+        keys=tuple(f"picture {row}" for row in range(images)),
+        texts=tuple(f"text {row}" for row in range(len(image_of_text))),
+        text_ids=((2, 3),) * len(image_of_text),
+        image_of_text=image_of_text,
+        pad_id=0,
+        load_pixels=lambda rows: torch.zeros(len(rows), 3, 8, 8, dtype=torch.uint8),
+        text_group=text_group,
+    )
 
 
 def test_captions_belong_to_their_picture_alone() -> None:
-    data = make(
-        CaptionedPicture("a", ("a dog", "a black dog")),
-        CaptionedPicture("b", ()),
-        CaptionedPicture("c", ("a dog",)),
-    )
-    assert data.texts == ("a dog", "a black dog", "a dog")
-    assert data.text_ids == ((2, 6, 8, 3), (2, 6, 10, 8, 3), (2, 6, 8, 3))
-    assert data.images_of == ((0,), (0,), (2,))
-    assert data.texts_of == ((0, 1), (), (2,))
+    data = make(3, (0, 2, 0))
+    assert data.images_of == ((0,), (2,), (0,))
+    assert data.texts_of == ((0, 2), (), (1,))
     assert data.asking_images == (0, 2)
 
 
-def test_equal_captions_can_count_as_the_same() -> None:
-    data = make(
-        CaptionedPicture("a", ("a dog", "a black dog")),
-        CaptionedPicture("b", ("two cats",)),
-        CaptionedPicture("c", ("A dog",)),
-        caption_id=str.lower,
-    )
+def test_captions_of_one_group_are_relevant_to_all_pictures_that_have_one_of_it() -> None:
+    data = make(3, (0, 0, 1, 2), text_group=(7, 4, 5, 7))
     assert data.images_of == ((0, 2), (0,), (1,), (0, 2))
     assert data.texts_of == ((0, 1, 3), (2,), (0, 3))
 
 
-def test_rows_of_one_id_and_one_picture_are_joined() -> None:
-    data = make(
-        CaptionedPicture("a", ("a dog",), image_id=7),
-        CaptionedPicture("b", ("a dog", "it barks"), image_id=7),
-        CaptionedPicture("c", ("a cat",), image_id="7"),
-    )
-    assert data.keys == ("a", "c")
-    assert data.texts == ("a dog", "it barks", "a cat")
-    assert data.image_of_text == (0, 0, 1)
-    assert torch.equal(data.load_pixels([1, 0]), load_pixels([2, 0]))
+@pytest.mark.parametrize("images", [0, 3])
+def test_no_caption_at_all_is_refused(images: int) -> None:
+    with pytest.raises(UserError, match=f"none of the {images} pictures has a caption"):
+        make(images, ())
 
 
-def test_two_pictures_under_one_id_are_refused() -> None:
-    with pytest.raises(UserError, match="two pictures under the id 7: b and c"):
-        make(
-            CaptionedPicture("a", ("a dog",), image_id=6),
-            CaptionedPicture("b", ("a cat",), image_id=7),
-            CaptionedPicture("c", ("a cat",), image_id=7),
-        )
-
-
-@pytest.mark.parametrize("pictures", [(), (CaptionedPicture("a", ()),)])
-def test_no_caption_at_all_is_refused(pictures: tuple[CaptionedPicture, ...]) -> None:
-    with pytest.raises(UserError, match=f"none of the {len(pictures)} pictures has a caption"):
-        make(*pictures)
+def test_lists_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="beyond the pictures"):
+        make(2, (0, 2))
+    with pytest.raises(ValueError, match="2 texts"):
+        make(2, (0, 1), text_group=(0,))

@@ -24,6 +24,10 @@ usage: vlpretrain COMMAND ...
                  print the configuration, defaults filled in, every field documented
   doctor CONFIG [--section.field VALUE ...] [--ranks N]
                  look at data, sizes, memory and cost, and name every problem, before training
+  index-images DIR --model EXPORT [--out index.safetensors] [--faiss]
+                 the embeddings of all pictures under DIR in one file; again, only of new ones
+  search "text" | --image PIC [--index FILE] [--top N] [--rerank K] [--out answer.png]
+                 the nearest pictures of an index, as JSON and as a sheet
   report RUN [RUN ...] [--chain] [--out FILE]
                  write RUN/report.html again; of several runs one page, story.html in the last
                  one's folder; --chain adds the runs that a run began from
@@ -58,6 +62,8 @@ def _command(name: str) -> Callable[[list[str]], int]:
         "doctor": _doctor,
         "report": _report,
         "explain": _explain,
+        "index-images": _index_images,
+        "search": _search,
     }
     if name not in commands:
         raise UserError(f"unknown command {name!r}", fix=f"one of {', '.join(commands)}")
@@ -85,6 +91,18 @@ def _doctor(arguments: list[str]) -> int:
     from vlpretrain.cli.doctor import doctor
 
     return doctor(arguments)
+
+
+def _index_images(arguments: list[str]) -> int:
+    from vlpretrain.cli.index_images import index_images
+
+    return index_images(arguments)
+
+
+def _search(arguments: list[str]) -> int:
+    from vlpretrain.cli.search import search
+
+    return search(arguments)
 
 
 def _report(arguments: list[str]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -75,73 +75,3 @@ class RetrievalSet:
             for image in images:
                 texts[image].append(text)
         return tuple(tuple(rows) for rows in texts)
-
-
-@dataclass(frozen=True, slots=True)
-class CaptionedPicture:
-    """A row that a set is made of."""
-
-    key: str
-    captions: tuple[str, ...]
-    image_id: Hashable = None  # None: it has none, and is a picture of its own
-
-
-def make_retrieval_set(
-    pictures: Sequence[CaptionedPicture],
-    encode: Callable[[Sequence[str]], Sequence[Sequence[int]]],
-    pad_id: int,
-    load_pixels: LoadPixels,
-    caption_id: Callable[[str], Hashable] | None = None,
-) -> RetrievalSet:
-    """A set from rows as they stand in shards.
-
-    Rows of one `image_id` must show the same picture: it becomes one candidate with the captions of
-    them all.
-
-    Args:
-        encode: texts to token ids, special tokens included.
-        load_pixels: rows of `pictures` to uint8 RGB [n, 3, S, S].
-        caption_id: equal for captions that count as the same; None: no two do.
-
-    Raises:
-        UserError: no captions at all, or two pictures under one id.
-    """
-    row_of_id: dict[Hashable, int] = {}
-    captions: dict[int, dict[str, None]] = {}
-    for row, picture in enumerate(pictures):
-        name = ("row", row) if picture.image_id is None else ("id", picture.image_id)
-        first = row_of_id.setdefault(name, row)
-        if first != row:
-            _check_same(pictures, first, row, load_pixels)
-        captions.setdefault(first, {}).update(dict.fromkeys(picture.captions))
-    kept = list(captions)
-    texts = tuple(caption for row in kept for caption in captions[row])
-    owners = (place for place, row in enumerate(kept) for _ in captions[row])
-    return RetrievalSet(
-        keys=tuple(pictures[row].key for row in kept),
-        texts=texts,
-        text_ids=tuple(tuple(ids) for ids in encode(texts)) if texts else (),
-        image_of_text=tuple(owners),
-        pad_id=pad_id,
-        load_pixels=lambda rows: load_pixels([kept[row] for row in rows]),
-        text_group=None if caption_id is None else _numbered([caption_id(text) for text in texts]),
-    )
-
-
-def _check_same(
-    pictures: Sequence[CaptionedPicture], first: int, row: int, load_pixels: LoadPixels
-) -> None:
-    one, other = load_pixels([first, row])
-    if not bool((one == other).all()):
-        raise UserError(
-            f"two pictures under the id {pictures[row].image_id!r}: "
-            f"{pictures[first].key} and {pictures[row].key}",
-            where="image_id",
-            fix="give every picture an id of its own, or leave `image_id` out",
-        )
-
-
-def _numbered(names: Sequence[Hashable]) -> tuple[int, ...]:
-    """Equal names get equal numbers."""
-    numbers: dict[Hashable, int] = {}
-    return tuple(numbers.setdefault(name, len(numbers)) for name in names)
