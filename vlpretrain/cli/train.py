@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vlpretrain.build import (
+    TaskKit,
     build_loader,
     build_tokeniser,
     checkpoint_activations,
@@ -40,6 +41,7 @@ from vlpretrain.engine.run_folder import writing
 from vlpretrain.report import write_report
 
 Answer = TypeVar("Answer")
+NAMED = 5
 
 
 def run_training(config: RunConfig) -> int:
@@ -73,6 +75,7 @@ def run_training(config: RunConfig) -> int:
         export(engine, run.path / "export", partial(kit.save, task))
     run.close()
     finish(run, result)
+    run.say(unusable_lines(kit))
     return 128 + signal.SIGINT if result.stopped_by == signal.SIGINT else 0
 
 
@@ -119,6 +122,14 @@ def kept_tokenizer(config: RunConfig, run: RunFolder) -> Path | None:
     if owner is None or not tokenizer_folder(owner).is_dir():
         return None
     return tokenizer_folder(owner)
+
+
+def unusable_lines(kit: TaskKit) -> list[str]:
+    """The held-out samples that an evaluation could not use, counted, and the first of them."""
+    if not kit.unusable:
+        return []
+    shown = [f"  {skip.shard}/{skip.key}: {skip.reason}" for skip in kit.unusable[:NAMED]]
+    return [f"{len(kit.unusable)} held-out samples could not be used as they are:", *shown]
 
 
 def finish(run: RunFolder, result: TrainResult) -> None:
