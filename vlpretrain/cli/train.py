@@ -25,7 +25,7 @@ from vlpretrain.config.dump import dump_yaml
 from vlpretrain.config.schema import RunConfig
 from vlpretrain.data.shards import Source
 from vlpretrain.data.tokenise import Tokeniser, load_tokeniser
-from vlpretrain.distributed import is_main, rank, world_size
+from vlpretrain.distributed import gather_objects, is_main, rank, world_size
 from vlpretrain.engine import (
     RunFolder,
     TrainResult,
@@ -125,11 +125,14 @@ def kept_tokenizer(config: RunConfig, run: RunFolder) -> Path | None:
 
 
 def unusable_lines(kit: TaskKit) -> list[str]:
-    """The held-out samples that an evaluation could not use, counted, and the first of them."""
-    if not kit.unusable:
+    """The held-out samples that an evaluation could not use, counted, and the first of them. All
+    ranks call: each has read its own share."""
+    parts = gather_objects(list(kit.unusable))
+    skips = list(dict.fromkeys(skip for part in parts for skip in part))
+    if not skips:
         return []
-    shown = [f"  {skip.shard}/{skip.key}: {skip.reason}" for skip in kit.unusable[:NAMED]]
-    return [f"{len(kit.unusable)} held-out samples could not be used as they are:", *shown]
+    shown = [f"  {skip.shard}/{skip.key}: {skip.reason}" for skip in skips[:NAMED]]
+    return [f"{len(skips)} held-out samples could not be used as they are:", *shown]
 
 
 def finish(run: RunFolder, result: TrainResult) -> None:
