@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from data_tools.caption_rows import CaptionOptions, CaptionRow, CaptionRows
 from data_tools.caption_tables import record_rows
 from data_tools.columns import choose_columns
 from data_tools.encodings import check_encoding, detect_encoding
+from data_tools.json_files import load_json, read_json_objects
 from vlpretrain.errors import UserError
 
 # What COCO says of a picture that is worth keeping beside it: whom to credit.
@@ -20,14 +20,14 @@ COCO_CREDITS = ("license", "license_url", "flickr_url", "coco_url")
 def read_json_lines(path: Path, options: CaptionOptions) -> CaptionRows:
     """JSON objects, one a line."""
     encoding = _encoding(path, options)
-    first = next(_line_records(path, encoding), None)
+    first = next(read_json_objects(path, encoding), None)
     if first is None:
         raise UserError("no record in the file", where=str(path))
-    names = list(first)
+    names = list(first[1])
     columns = choose_columns(names, str(path), options.image_column, options.caption_column)
 
     def rows() -> Iterator[CaptionRow]:
-        for record in _line_records(path, encoding):
+        for _, record in read_json_objects(path, encoding):
             yield from record_rows(record, columns, str(path))
 
     return CaptionRows(rows(), {"encoding": encoding, "columns": columns.shown})
@@ -36,18 +36,16 @@ def read_json_lines(path: Path, options: CaptionOptions) -> CaptionRows:
 def read_json(path: Path, options: CaptionOptions) -> CaptionRows:
     """A JSON file of any of the known forms; the whole file is held in memory."""
     encoding = _encoding(path, options)
-    try:
-        content = json.loads(path.read_text(encoding=encoding))
-    except json.JSONDecodeError as error:
-        fix = "a file with one JSON object a line is read with --format jsonl"
-        raise UserError(f"not JSON ({error})", where=str(path), fix=fix) from None
+    content = load_json(path, encoding)
     form = _form(content, path)
     if options.format not in ("", "json", form):
         raise UserError(f"this is the {form} form, not {options.format}", where=str(path))
     understood = {"encoding": encoding, "form": form}
     match form:
         case "karpathy":
-            return CaptionRows(_karpathy_rows(content["images"]), understood)
+            if options.restval:
+                understood["restval"] = f"counted as {options.restval}"
+            return CaptionRows(_karpathy_rows(content["images"], options.restval), understood)
         case "coco":
             return CaptionRows(_coco_rows(content, path), understood)
         case _:
@@ -71,7 +69,7 @@ def _form(content: Any, path: Path) -> str:
 
 
 def _coco_rows(content: dict[str, Any], path: Path) -> Iterator[CaptionRow]:
-    images = {image.get("id"): image for image in content["images"]}
+    images = _images_by_id(content["images"], path)
     for annotation in content["annotations"]:
         image = images.get(annotation.get("image_id"))
         if "caption" not in annotation:
@@ -86,28 +84,29 @@ def _coco_rows(content: dict[str, Any], path: Path) -> Iterator[CaptionRow]:
         yield CaptionRow(image["file_name"], annotation["caption"] or "", split, metadata)
 
 
-def _karpathy_rows(images: list[dict[str, Any]]) -> Iterator[CaptionRow]:
+def _images_by_id(images: list[dict[str, Any]], path: Path) -> dict[Any, dict[str, Any]]:
+    found: dict[Any, dict[str, Any]] = {}
+    for image in images:
+        other = found.setdefault(image.get("id"), image)
+        if other.get("file_name") != image.get("file_name"):
+            names = f"{other.get('file_name')} and {image.get('file_name')}"
+            problem = f"two pictures under one id, {image.get('id')!r}: {names}"
+            raise UserError(problem, where=str(path), fix="give each picture an id of its own")
+    return found
+
+
+def _karpathy_rows(images: list[dict[str, Any]], restval: str) -> Iterator[CaptionRow]:
+    """Rows of Karpathy's splits; "restval" (val2014 beyond his own val and test) as told."""
     for image in images:
         name = f"{image.get('filepath', '')}/{image.get('filename', '')}".lstrip("/")
         number = image.get("cocoid", image.get("imgid"))
         metadata = {} if number is None else {"image_id": number}
+        split = str(image.get("split", ""))
+        if split == "restval" and restval:
+            split = restval
         for sentence in image["sentences"]:
             text = sentence.get("raw") or " ".join(sentence.get("tokens", ()))
-            yield CaptionRow(name, text, str(image.get("split", "")), metadata)
-
-
-def _line_records(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
-    with path.open(encoding=encoding) as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"not JSON ({error})", where=f"{path}:{number}") from None
-            if not isinstance(record, dict):
-                raise UserError(f"not a JSON object: {line!r:.60}", where=f"{path}:{number}")
-            yield record
+            yield CaptionRow(name, text, split, metadata)
 
 
 def _encoding(path: Path, options: CaptionOptions) -> str:

@@ -34,3 +34,4 @@ class CaptionOptions:
     delimiter: str = ""
     image_column: str = ""
     caption_column: str = ""
+    restval: str = ""  # the split that Karpathy's "restval" counts as; "" leaves it as it is

@@ -10,8 +10,17 @@ from typing import TypeAlias
 
 from data_tools.caption_files import FORMATS
 from data_tools.caption_rows import CaptionOptions
+from data_tools.common_arguments import (
+    add_assembling,
+    add_table_options,
+    add_writing,
+    positive,
+    writing_options,
+)
+from data_tools.convert.arguments import add_convert, run_convert
 from data_tools.inspection import inspect_shards
 from data_tools.make import MakeOptions, make_shards
+from data_tools.overlap import report_overlap
 from data_tools.reading import open_shards, shard_problems
 from data_tools.scenes import SPLITS
 from data_tools.synth import SynthOptions, synthesise
@@ -46,9 +55,11 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_synth(commands)
     _add_make(commands)
+    add_convert(commands)
     _add_index(commands)
     _add_inspect(commands)
     _add_validate(commands)
+    _add_overlap(commands)
     _add_tokenizer(commands)
     return parser
 
@@ -74,15 +85,7 @@ def _make(options: argparse.Namespace) -> int:
         image_column=options.image_column,
         caption_column=options.caption_column,
     )
-    making = MakeOptions(
-        shard_size=options.shard_size,
-        resize=options.resize,
-        split=options.split,
-        only=options.only,
-        strict=options.strict,
-        overwrite=options.overwrite,
-        workers=options.workers,
-    )
+    making = MakeOptions(options.split, options.only, writing_options(options))
     report = make_shards(options.images, options.captions, options.out, reading, making)
     print("\n".join([*report.lines(), f"written to {options.out}"]))
     return 0
@@ -107,6 +110,11 @@ def _validate(options: argparse.Namespace) -> int:
     return validate_shards(options.shards, workers=options.workers)
 
 
+def _overlap(options: argparse.Namespace) -> int:
+    print(report_overlap(options.training, options.evaluation, options.out, options.workers))
+    return 0
+
+
 def _tokenizer(options: argparse.Namespace) -> int:
     # Its libraries take seconds to import, and no other command needs them.
     from data_tools.tokenizer import train_tokenizer
@@ -121,9 +129,11 @@ def _tokenizer(options: argparse.Namespace) -> int:
 COMMANDS = {
     "synth": _synth,
     "make": _make,
+    "convert": run_convert,
     "index": _index,
     "inspect": _inspect,
     "validate": _validate,
+    "overlap": _overlap,
     "tokenizer": _tokenizer,
 }
 
@@ -145,7 +155,7 @@ def _add_synth(commands: Commands) -> None:
     parser.add_argument("--seed", type=int, default=0, help="another seed, other scenes")
     parser.add_argument("--split", default="train", help=f"one of {', '.join(SPLITS)}")
     parser.add_argument("--image-size", type=positive, default=96, help="side in pixels")
-    _add_writing(parser)
+    add_writing(parser)
 
 
 def _add_make(commands: Commands) -> None:
@@ -154,17 +164,11 @@ def _add_make(commands: Commands) -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of the pictures")
     parser.add_argument("--captions", type=Path, required=True, help="the caption file")
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
-    recognised = parser.add_argument_group("recognised, unless given")
-    recognised.add_argument("--format", default="", help=f"one of {', '.join(FORMATS)}")
-    recognised.add_argument("--encoding", default="", help="utf-8, utf-16, latin-1, ...")
-    recognised.add_argument("--delimiter", default="", help="tab, comma, semicolon, bar, or it")
-    recognised.add_argument("--image-column", default="", help="names the picture's file")
-    recognised.add_argument("--caption-column", default="", help="holds the caption")
+    parser.add_argument("--format", default="", help=f"one of {', '.join(FORMATS)}; recognised")
+    add_table_options(parser)
     parser.add_argument("--split", default="", help="take this split alone (train, val, ...)")
     parser.add_argument("--only", type=Path, help="take the pictures that this file lists alone")
-    parser.add_argument("--resize", type=positive, help="shorter side in pixels, as JPEG")
-    parser.add_argument("--strict", action="store_true", help="stop at a missing or bad picture")
-    _add_writing(parser)
+    add_assembling(parser)
 
 
 def _add_index(commands: Commands) -> None:
@@ -187,6 +191,18 @@ def _add_validate(commands: Commands) -> None:
     parser.add_argument("--workers", type=positive, default=1, help="processes")
 
 
+def _add_overlap(commands: Commands) -> None:
+    text = "Say how much of an evaluation set is in a training set: pictures, captions, questions."
+    more = """ Pictures are compared by a hash and a thumbnail, so that scaled and re-encoded copies
+    are found; texts by their letters and digits alone. What was read of a shard is kept beside it
+    as SHARD.tar.fpr."""
+    parser = commands.add_parser("overlap", help=text, description=text + more)
+    parser.add_argument("training", metavar="A", help=f"training: {SHARDS_HELP}")
+    parser.add_argument("evaluation", metavar="B", help="evaluation: likewise")
+    parser.add_argument("--out", type=Path, help="a JSON file for all pairs")
+    parser.add_argument("--workers", type=positive, default=1, help="processes")
+
+
 def _add_tokenizer(commands: Commands) -> None:
     text = "Train a WordPiece tokenizer on the captions of shards."
     parser = commands.add_parser("tokenizer", help=text, description=text)
@@ -194,17 +210,3 @@ def _add_tokenizer(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the tokenizer")
     parser.add_argument("--vocab-size", type=positive, default=8000, help="most word pieces")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder")
-
-
-def _add_writing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--shard-size", type=positive, default=1000, help="samples of a shard")
-    parser.add_argument("--overwrite", action="store_true", help="replace the shards in --out")
-    parser.add_argument("--workers", type=positive, default=1, help="processes")
-
-
-def positive(text: str) -> int:
-    """A whole number from 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return number

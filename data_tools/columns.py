@@ -18,7 +18,8 @@ CAPTION_NAMES = (
 )  # fmt: skip
 SPLIT_NAMES = ("split", "set", "subset")
 
-_PICTURE_FILE = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?)(#\d+)?$", re.IGNORECASE)
+# Flickr8k has one picture called "2258277193_586949ec62.jpg.1".
+_PICTURE_FILE = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?)(\.\d)?(#\d+)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from data_tools.contact_sheet import Tile, draw_contact_sheet
 from data_tools.inspection_text import report_lines
 from data_tools.progress import tracked
 from data_tools.reading import open_shards, read_samples
-from vlpretrain.data.index import write_atomically
 from vlpretrain.data.keyed import stable_hash
 from vlpretrain.data.sample import SampleError, parse_sample
+from vlpretrain.data.sidecar import write_atomically
 from vlpretrain.types import RawSample, Sample
 
 SHEET_TILES = 24
@@ -35,6 +35,7 @@ class Counts:
     text_only: int = 0
     unreadable: int = 0
     questions: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
     widths: array[int] = field(default_factory=lambda: array("q"))
     heights: array[int] = field(default_factory=lambda: array("q"))
     picture_bytes: array[int] = field(default_factory=lambda: array("q"))
@@ -80,20 +81,21 @@ def count_sample(raw: RawSample, counts: Counts, *, on_sheet: bool) -> None:
     except SampleError:
         counts.unreadable += 1
         return
+    label, questions = sample.metadata.get("label"), _questions(sample)
     if sample.image is None:
         counts.text_only += 1
     else:
-        _count_picture(sample.image, counts)
+        for image in sample.images:
+            _count_picture(image, counts)
         counts.captions_of_picture.append(len(sample.captions))
-        counts.picture_only += not sample.captions
+        counts.picture_only += not (sample.captions or questions or label is not None)
     for caption in sample.captions:
         words = caption.split()
         counts.caption_words.append(len(words))
         counts.caption_hashes.append(stable_hash(" ".join(words).lower()))
-    questions = sample.metadata.get("questions")
-    for question in questions if isinstance(questions, list) else []:
-        kind = question.get("question_type") if isinstance(question, dict) else None
-        counts.questions[str(kind or "any")] += 1
+    counts.questions.update(str(item.get("question_type") or "any") for item in questions)
+    if label is not None:
+        counts.labels[str(label)] += 1
     if on_sheet and sample.image is not None:
         counts.tiles.append(_tile(sample, sample.image))
 
@@ -116,12 +118,18 @@ def summarise(counts: Counts) -> dict[str, Any]:
             "duplicates": _repeats(counts.caption_hashes),
         },
         "questions": dict(counts.questions.most_common()),
+        "labels": dict(counts.labels.most_common()),
         "samples": {
             "picture_only": counts.picture_only,
             "text_only": counts.text_only,
             "unreadable": counts.unreadable,
         },
     }
+
+
+def _questions(sample: Sample) -> list[dict[str, Any]]:
+    listed = sample.metadata.get("questions")
+    return [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
 
 
 def _count_picture(data: bytes, counts: Counts) -> None:
@@ -139,10 +147,21 @@ def _count_picture(data: bytes, counts: Counts) -> None:
 
 
 def _tile(sample: Sample, image: bytes) -> Tile:
-    caption = sample.captions[0] if sample.captions else ""
-    more = len(sample.captions) - 1
-    label = f"{Path(sample.shard).stem}/{sample.key}" + (f"  +{more} captions" if more > 0 else "")
-    return Tile(image, caption, label)
+    texts = list(sample.captions) or [_asked(item) for item in _questions(sample)]
+    if not texts and "label" in sample.metadata:
+        texts = [f"label: {sample.metadata['label']}"]
+    more = len(texts) - 1
+    what = "captions" if sample.captions else "questions"
+    label = f"{Path(sample.shard).stem}/{sample.key}" + (f"  +{more} {what}" if more > 0 else "")
+    return Tile(image, texts[0] if texts else "", label)
+
+
+def _asked(question: dict[str, Any]) -> str:
+    """A question with its commonest answer, for reading."""
+    answers = question.get("answers") or []
+    commonest = Counter(map(str, answers)).most_common(1)
+    answer = commonest[0][0] if commonest else "?"
+    return f"{question.get('question', '')} → {answer}"
 
 
 def _spread(values: array[int]) -> dict[str, float]:

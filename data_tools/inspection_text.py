@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-SHARDS_SHOWN = 20
+SHARDS_SHOWN, KINDS_SHOWN = 20, 12
 
 
 def report_lines(spec: str, record: Mapping[str, Any]) -> list[str]:
@@ -24,17 +24,23 @@ def report_lines(spec: str, record: Mapping[str, Any]) -> list[str]:
         _spread_line("a picture", captions["per_picture"]),
         f"duplicates  {pictures['duplicates']:,} pictures, {captions['duplicates']:,} captions",
     ]
-    if record["questions"]:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in record["questions"].items())
-        lines.append(f"questions   {sum(record['questions'].values()):,}  ({kinds})")
+    for name in ("questions", "labels"):
+        if record[name]:
+            lines.append(_kinds_line(name, record[name]))
     for name, what in (
-        ("picture_only", "samples without a caption"),
+        ("picture_only", "samples without a caption, question or label"),
         ("text_only", "samples without a picture"),
         ("unreadable", "samples whose text can't be read: see validate"),
     ):
         if samples[name]:
             lines.append(f"note        {samples[name]:,} {what}")
     return lines
+
+
+def _kinds_line(name: str, counted: Mapping[str, int]) -> str:
+    shown = [f"{count:,} {kind}" for kind, count in list(counted.items())[:KINDS_SHOWN]]
+    more = [f"and {len(counted) - KINDS_SHOWN:,} more"] if len(counted) > KINDS_SHOWN else []
+    return f"{name:<12}{sum(counted.values()):,}  ({', '.join(shown + more)})"
 
 
 def _shard_lines(spec: str, shards: list[dict[str, Any]]) -> list[str]:

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data_tools.assembly import SampleJob, WritingOptions, Written, named, write_samples
 from data_tools.caption_files import open_captions
 from data_tools.caption_rows import CaptionOptions, CaptionRow
-from data_tools.output import TarSample, new_folder, write_shards
-from data_tools.parallel import ordered_map
-from data_tools.pictures import PictureError, find_picture, load_picture
+from data_tools.output import new_folder
+from data_tools.pictures import PictureFolder
 from data_tools.progress import tracked
-from vlpretrain.data.index import load_index
 from vlpretrain.errors import UserError
-
-NAMED = 5  # how many of a kind of problem are named, besides their count
 
 
 @dataclass(frozen=True, slots=True)
 class MakeOptions:
-    """What `make` does beyond reading captions; `split` and `only`, where set, choose pictures."""
+    """Which pictures `make` takes, where that is said, and how it writes them."""
 
-    shard_size: int = 1000
-    resize: int | None = None
     split: str = ""
-    only: Path | None = None
-    strict: bool = False
-    overwrite: bool = False
-    workers: int = 1
+    only: Path | None = None  # a file that lists the pictures
+    writing: WritingOptions = WritingOptions()
 
 
 @dataclass(slots=True)
@@ -38,31 +30,26 @@ class MakeReport:
     """What was understood, written and left out."""
 
     understood: dict[str, str] = field(default_factory=dict)
-    shards: int = 0
-    samples: int = 0
-    captions: int = 0
-    converted: int = 0
+    listed_pictures: int = 0  # chosen, whether their files are there or not
+    listed_captions: int = 0
     blank_captions: int = 0
     without_caption: int = 0
     missing: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
+    written: Written = field(default_factory=Written)
 
     def lines(self) -> list[str]:
         """The summary for the screen."""
+        written = self.written
+        counted = f"{written.samples:,} pictures, {written.captions:,} captions"
         lines = [f"{name}: {value}" for name, value in self.understood.items()]
-        lines.append(f"{self.samples:,} pictures, {self.captions:,} captions, {self.shards} shards")
-        for count, what in (
-            (self.converted, "pictures re-encoded"),
-            (self.blank_captions, "blank captions left out"),
-            (self.without_caption, "pictures without any caption left out"),
-        ):
-            if count:
-                lines.append(f"{count:,} {what}")
+        lines.append(f"{counted}, {written.shards} shards")
+        if self.blank_captions:
+            lines.append(f"{self.blank_captions:,} blank captions left out")
+        if self.without_caption:
+            lines.append(f"{self.without_caption:,} pictures without any caption left out")
         if self.missing:
-            lines.append(_named("pictures missing", self.missing))
-        if self.unreadable:
-            lines.append(_named("files that are no usable picture", self.unreadable))
-        return lines
+            lines.append(named("pictures missing", self.missing))
+        return lines + written.problem_lines()
 
 
 @dataclass(slots=True)
@@ -73,24 +60,10 @@ class CaptionedPicture:
     captions: list[str] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
 
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    key: str
-    path: Path
-    picture: CaptionedPicture
-    resize: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Built:
-    """A sample, or why there is none."""
-
-    sample: TarSample | None
-    name: str
-    captions: int
-    converted: bool = False
-    reason: str = ""
+    def record(self) -> dict[str, Any]:
+        """The JSON beside the picture."""
+        record = {"image_id": self.name, "file_name": self.name} | self.metadata
+        return record | {"captions": self.captions}
 
 
 def make_shards(
@@ -105,19 +78,11 @@ def make_shards(
     opened = open_captions(captions, reading)
     report = MakeReport(understood=opened.understood)
     rows = _chosen(opened.rows, options, str(captions))
-    grouped = _group(tracked(rows, "captions read"), report)
-    with new_folder(out, overwrite=options.overwrite) as folder:
-        jobs = _jobs(grouped, images, options.resize, report)
-        _check_missing(report, images, captions, len(jobs), options.strict)
-        built = ordered_map(_build, jobs, options.workers)
-        samples = _kept(tracked(built, "pictures written", len(jobs)), report, options.strict)
-        shards = write_shards(folder, samples, options.shard_size, prefix="shard")
-        for shard in shards:
-            load_index(str(shard))
-            report.shards += 1
-        if not report.samples:
-            problem = _named("files, and none is a usable picture", report.unreadable)
-            raise UserError(problem, where=str(images))
+    grouped = _group(tracked(rows, "captions read"), report, str(captions))
+    with new_folder(out, overwrite=options.writing.overwrite) as folder:
+        jobs = _jobs(grouped, images, options.writing.resize, report)
+        _check_missing(report, images, captions, len(jobs), options.writing.strict)
+        report.written = write_samples(folder, jobs, options.writing)
     return report
 
 
@@ -135,9 +100,13 @@ def _chosen(rows: Iterable[CaptionRow], options: MakeOptions, where: str) -> Ite
         found = True
         yield row
     if not found and options.split and options.split not in splits:
-        there = ", ".join(sorted(splits - {""})) or "none"
-        problem = f"no caption of split {options.split!r}"
-        raise UserError(problem, where=where, fix=f"splits there: {there}")
+        there = sorted(splits - {""})
+        if there:
+            problem, fix = "no caption of", f"splits there: {', '.join(there)}"
+        else:
+            problem = "the caption file says nothing of splits, and one was asked for:"
+            fix = "leave --split out, or give a file that lists the split's pictures with --only"
+        raise UserError(f"{problem} split {options.split!r}", where=where, fix=fix)
 
 
 def _listed(path: Path) -> set[str]:
@@ -146,32 +115,48 @@ def _listed(path: Path) -> set[str]:
     return {line.strip() for line in path.read_text(encoding="utf-8").splitlines()} - {""}
 
 
-def _group(rows: Iterable[CaptionRow], report: MakeReport) -> list[CaptionedPicture]:
+def _group(rows: Iterable[CaptionRow], report: MakeReport, where: str) -> list[CaptionedPicture]:
     """Captions by picture, in the order in which the pictures first occur."""
     pictures: dict[str, CaptionedPicture] = {}
     for row in rows:
         picture = pictures.setdefault(row.picture, CaptionedPicture(row.picture))
         picture.metadata.update(row.metadata)
+        if row.split:
+            picture.metadata["split"] = row.split
         caption = row.caption.strip()
         if caption:
             picture.captions.append(caption)
         else:
             report.blank_captions += 1
     captioned = [picture for picture in pictures.values() if picture.captions]
+    report.listed_pictures = len(pictures)
+    report.listed_captions = sum(len(picture.captions) for picture in captioned)
     report.without_caption = len(pictures) - len(captioned)
+    _check_ids(captioned, where)
     return captioned
+
+
+def _check_ids(pictures: list[CaptionedPicture], where: str) -> None:
+    names: dict[Any, str] = {}
+    for picture in pictures:
+        number = picture.metadata.get("image_id", picture.name)
+        other = names.setdefault(number, picture.name)
+        if other != picture.name:
+            problem = f"two pictures under one id, {number!r}: {other} and {picture.name}"
+            raise UserError(problem, where=where, fix="give each picture an id of its own")
 
 
 def _jobs(
     pictures: list[CaptionedPicture], images: Path, resize: int | None, report: MakeReport
-) -> list[_Job]:
-    jobs: list[_Job] = []
+) -> list[SampleJob]:
+    folder, jobs = PictureFolder(images), list[SampleJob]()
     for picture in tracked(pictures, "pictures looked up", len(pictures)):
-        path = find_picture(images, picture.name)
+        path = folder.find(picture.name)
         if path is None:
             report.missing.append(picture.name)
         else:
-            jobs.append(_Job(f"{len(jobs):09d}", path, picture, resize))
+            key = f"{len(jobs):09d}"
+            jobs.append(SampleJob(key, picture.name, (path,), picture.record(), resize))
     return jobs
 
 
@@ -180,7 +165,7 @@ def _check_missing(
 ) -> None:
     if report.missing and (strict or not found):
         fix = "check --images, or leave --strict out to go on without them" if strict else ""
-        problem = _named("pictures missing", report.missing)
+        problem = named("pictures missing", report.missing)
         raise UserError(problem, where=str(images), fix=fix or "check --images")
     if not found:
         raise UserError(
@@ -188,38 +173,3 @@ def _check_missing(
             where=str(captions),
             fix="check --captions, --split and --only",
         )
-
-
-def _build(job: _Job) -> _Built:
-    picture = job.picture
-    try:
-        stored = load_picture(job.path, job.resize)
-    except (PictureError, OSError) as error:
-        return _Built(None, picture.name, 0, reason=str(error))
-    record = {"image_id": picture.name, "file_name": picture.name} | picture.metadata
-    record["captions"] = picture.captions
-    sample: TarSample = {
-        "__key__": job.key,
-        stored.extension: stored.data,
-        "json": json.dumps(record, ensure_ascii=False).encode("utf-8", "replace"),
-    }
-    return _Built(sample, picture.name, len(picture.captions), stored.converted)
-
-
-def _kept(built: Iterable[_Built], report: MakeReport, strict: bool) -> Iterator[TarSample]:
-    for result in built:
-        if result.sample is None:
-            problem = f"{result.name} ({result.reason})"
-            if strict:
-                raise UserError(f"not a usable picture: {problem}", fix="or leave --strict out")
-            report.unreadable.append(problem)
-            continue
-        report.samples += 1
-        report.captions += result.captions
-        report.converted += result.converted
-        yield result.sample
-
-
-def _named(what: str, names: list[str]) -> str:
-    more = f", and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return f"{len(names):,} {what}: {', '.join(names[:NAMED])}{more}"

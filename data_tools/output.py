@@ -15,7 +15,7 @@ from webdataset.writer import TarWriter
 from vlpretrain.errors import UserError
 
 # What a folder may hold that --overwrite replaces.
-SHARD_FILES = (".tar", ".idx")
+SHARD_FILES = (".tar", ".idx", ".fpr")
 
 # A sample as webdataset's writer takes it: "__key__", and bytes by extension.
 TarSample = dict[str, str | bytes]

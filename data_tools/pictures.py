@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import filecmp
 import io
+import os
+import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from vlpretrain.errors import UserError
 from vlpretrain.pixels import picture_pixels
 
 # Stored as they are, under these extensions.
@@ -17,6 +21,7 @@ CONVERTED = ("GIF", "BMP", "TIFF")
 # MPO is a JPEG with more pictures behind it, and opened as one.
 OPENED = ("JPEG", "PNG", "WEBP", *CONVERTED)
 JPEG_QUALITY = 95
+_COCO_NAME = re.compile(r"COCO_[a-z]+\d{4}_(\d{12}(\.\w+)?)")
 _USUAL_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".JPG", ".JPEG", ".PNG")
 
 
@@ -33,19 +38,54 @@ class StoredPicture:
     converted: bool
 
 
-def find_picture(folder: Path, name: str) -> Path | None:
-    """The file that `name` means: a path in the folder, or a bare name, with or without suffix."""
-    relative = name.replace("\\", "/").strip()
-    if not relative:
-        return None
-    for candidate in (folder / relative, folder / Path(relative).name):
-        if candidate.is_file():
-            return candidate
-        for suffix in _USUAL_SUFFIXES:
-            with_suffix = candidate.with_name(candidate.name + suffix)
-            if with_suffix.is_file():
-                return with_suffix
-    return None
+class PictureFolder:
+    """The picture files of a folder, found by name. Each folder in it is listed once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._listed: dict[PurePosixPath, frozenset[str]] = {}
+
+    def find(self, *names: str) -> Path | None:
+        """The file that any of the names means, all of them names of one picture.
+
+        A name is a path in the folder, or a bare file name, with or without suffix; COCO's
+        "COCO_train2014_000000000009.jpg" also means 000000000009.jpg, its name since 2017.
+
+        Raises:
+            UserError: two files fit, and their content differs.
+        """
+        found = list(dict.fromkeys(path for name in names for path in self._matches(name)))
+        for other in found[1:]:
+            if not filecmp.cmp(found[0], other, shallow=False):
+                problem = f"two pictures under one id: {found[0].name} and {other.name}"
+                raise UserError(problem, where=str(self.folder), fix="keep the right one of them")
+        return found[0] if found else None
+
+    def _matches(self, name: str) -> list[Path]:
+        relative = PurePosixPath(name.replace("\\", "/").strip())
+        if not relative.name:
+            return []
+        candidates = [relative, PurePosixPath(relative.name)]
+        coco = _COCO_NAME.fullmatch(relative.name)
+        if coco is not None:
+            candidates.append(PurePosixPath(coco[1]))
+        for candidate in candidates:
+            there = self._names(candidate.parent)
+            if candidate.name in there:
+                return [self.folder / candidate]
+            with_suffix = [candidate.name + suffix for suffix in _USUAL_SUFFIXES]
+            found = [self.folder / candidate.parent / name for name in with_suffix if name in there]
+            if found:
+                return found
+        return []
+
+    def _names(self, folder: PurePosixPath) -> frozenset[str]:
+        if folder not in self._listed:
+            try:
+                self._listed[folder] = frozenset(os.listdir(self.folder / folder))
+            except (FileNotFoundError, NotADirectoryError):
+                self._listed[folder] = frozenset()
+        return self._listed[folder]
 
 
 def load_picture(path: Path, resize: int | None) -> StoredPicture:

@@ -85,8 +85,7 @@ def sample_problems(raw: RawSample) -> list[str]:
     problems = list(_blank_captions(raw, sample))
     if sample.image is None and not sample.captions:
         problems.append("neither a picture nor a caption")
-    if sample.image is not None:
-        problems += _picture_problems(sample.image)
+    problems += [reason for image in sample.images for reason in _picture_problems(image)]
     problems += [
         f"a caption of {MAX_CAPTION_CHARACTERS:,} characters or more is cut"
         for caption in sample.captions

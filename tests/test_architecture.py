@@ -11,11 +11,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # What each part of the library may import of ours besides itself.
-FOUNDATION = {"types", "errors", "distributed", "config"}
+FOUNDATION = {"types", "errors", "distributed", "config", "padding"}
 LAYERS: dict[str, set[str]] = {
     "types": set(),
     "errors": set(),
     "distributed": set(),
+    "padding": set(),
     "pixels": {"types", "errors"},
     "config": {"errors"},
     "data": FOUNDATION | {"pixels"},

@@ -112,20 +112,22 @@ class Batch(MicroBatch):
 class QuestionBatch(MicroBatch):
     """A micro-batch of pictures with their questions; a picture is there once for all of them.
 
-    I pictures, Q questions, P pictures of a question (1, or 2 as in NLVR2), S distinct answers of
-    all questions, L answer tokens.
+    I pictures, Q questions, P pictures of a question (1, or 2 as in NLVR2), R distinct texts of
+    questions, S distinct answers of all questions, L answer tokens.
     """
 
     pixels_ICHW: Tensor  # uint8 RGB
-    text_QT: Tensor  # int64 token ids, padded to the longest of the micro-batch
-    text_valid_QT: Tensor  # bool, True where a real token stands
+    text_RT: Tensor  # int64 token ids, padded to the longest of the micro-batch
+    text_valid_RT: Tensor  # bool, True where a real token stands
+    text_row_Q: Tensor  # int64, each question's text
     image_row_QP: Tensor  # int64, the pictures that a question is about
     answer_question_S: Tensor  # int64, the question that an answer was given to
     answer_index_S: Tensor  # int64 place in the answer vocabulary, -1 outside of it
     answer_score_S: Tensor  # float32, the accuracy that giving this answer would have
     answer_share_S: Tensor  # float32, the share of the humans who gave it
     answer_text_SL: Tensor  # int64 token ids, start and end tokens included
-    answer_valid_SL: Tensor  # bool
+    # int64, flat places s * (L - 1) + i: token i of answer s is real, and a real one follows.
+    answer_place_M: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,7 +45,11 @@ def test_config_prints_what_reads_back(capsys: pytest.CaptureFixture[str], tmp_p
         (["pretrain", "{run}", "--hostfile", "absent"], "no such hostfile: absent"),
         (["doctor", "{run}", "--ranks", "none"], "--ranks"),
         (["report", "absent"], "absent"),
+        (["report", "absent", "--chain"], "absent"),
+        (["report", "{run}", "absent"], "run.yaml"),
         (["report"], "vlpretrain report RUN"),
+        (["report", "{run}", "--chian"], "--chian"),
+        (["report", "{run}", "--out"], "--out"),
     ],
 )
 def test_a_mistake_ends_with_code_2_and_a_message(
@@ -57,6 +61,26 @@ def test_a_mistake_ends_with_code_2_and_a_message(
     said = capsys.readouterr().err
     assert expected in said
     assert "Traceback" not in said
+
+
+def test_a_report_is_of_one_run_of_several_or_of_a_chain(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, last, page = (str(tmp_path / name) for name in ("first", "last", "page.html"))
+    for run, init in ((first, ""), (last, f"{first}/export")):
+        Path(run).mkdir()
+        (Path(run) / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}')
+        (Path(run) / "config.yaml").write_text(f"init: {init}")
+    for arguments, written, told_of_first in (
+        ([last], f"{last}/report.html", False),
+        ([first, last], f"{last}/story.html", True),
+        ([last, "--chain"], f"{last}/story.html", True),
+        (["--out", page, last, "--chain"], page, True),
+        ([last, "--out", page], page, False),
+    ):
+        assert main(["report", *arguments]) == 0
+        assert capsys.readouterr().out == f"{written}\n"
+        assert ("first →" in Path(written).read_text()) == told_of_first
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)

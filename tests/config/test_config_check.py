@@ -55,6 +55,16 @@ def test_a_run_needs_an_objective() -> None:
     assert [problem.where for problem in problems(config(*off))] == ["objectives"]
 
 
+def test_some_objective_runs_at_every_point() -> None:
+    late = [f"--objectives.{name}.schedule.start=0.25" for name in ("itm", "itc", "mlm")]
+    assert problems(config(*late)) == []
+    assert problems(config(*late, "--objectives.mim.schedule.stop=0.5")) == []
+    (problem,) = problems(config(*late, "--objectives.mim.weight=0"))
+    assert "at 0 of the run" in problem.problem
+    (problem,) = problems(config(*late, "--objectives.mim.schedule.stop=0.2"))
+    assert "at 0.2 of the run" in problem.problem
+
+
 @pytest.mark.parametrize(
     ("batch", "micro", "ranks", "fits"),
     [

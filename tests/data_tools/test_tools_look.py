@@ -78,6 +78,23 @@ def test_inspect_counts_questions_and_repeated_captions(tmp_path, capsys):
     assert "1 colour" in shown
 
 
+def test_inspect_counts_both_pictures_of_a_pair_and_labels(tmp_path, capsys):
+    members: Members = []
+    for number, label in enumerate(("cat", "dog", "cat")):
+        members.append((f"{number}.jpg", picture(f"#00{number}")))
+        members.append((f"{number}.json", as_json({"label": label})))
+    members += [("p.0.jpg", picture("red")), ("p.1.jpg", picture("blue"))]
+    asked = {"question": "alike?", "answers": ["false"]}
+    members.append(("p.json", as_json({"questions": [asked, asked]})))
+    write_tar(tmp_path / "a.tar", members)
+    assert main(["inspect", str(tmp_path), "--out", str(tmp_path / "look")]) == 0
+    shown = capsys.readouterr().out
+    assert "pictures    5 " in shown
+    assert "labels      3  (2 cat, 1 dog)" in shown
+    assert "questions   2  (2 any)" in shown
+    assert "without a caption" not in shown
+
+
 def test_contact_sheet_shows_the_pictures(shards, tmp_path):
     main(["inspect", str(shards), "--out", str(tmp_path / "look")])
     sheet = Image.open(tmp_path / "look" / "contact_sheet.png").convert("RGB")
@@ -123,6 +140,7 @@ PLANTED = {
         [("k.jpg", picture()), ("k.json", as_json({"questions": [{"question": "why?"}]}))],
         "answers",
     ),
+    "second of a pair": ([("k.0.jpg", picture()), ("k.1.jpg", b"hello")], "picture"),
     "nothing": ([("k.json", as_json({"width": 3}))], "neither"),
     "pickle": ([("k.jpg", picture()), ("k.pkl", b"x")], "pickle"),
     "twice": ([("k.jpg", picture()), ("k.jpg", picture())], "twice"),

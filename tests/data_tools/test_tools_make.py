@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import data_tools.make as make_module
+import data_tools.assembly as assembly
+from data_tools.assembly import WritingOptions
 from data_tools.caption_rows import CaptionOptions
 from data_tools.cli import main
 from data_tools.make import MakeOptions, MakeReport, make_shards
@@ -187,8 +188,9 @@ def test_a_list_of_pictures_chooses_them(images, tmp_path):
 
 def test_pictures_are_stored_untouched_with_an_index_beside(images, tmp_path):
     table = write_table(tmp_path / "t.csv", ",", "utf-8", ("image", "caption"))
-    report = make(images, table, tmp_path / "out", MakeOptions(shard_size=2))
-    assert (report.shards, report.samples, report.captions) == (2, 3, 5)
+    options = MakeOptions(writing=WritingOptions(shard_size=2))
+    written = make(images, table, tmp_path / "out", options).written
+    assert (written.shards, written.samples, written.captions) == (2, 3, 5)
     for name, record in records(tmp_path / "out").items():
         (data,) = record["members"].values()
         assert data == (images / name).read_bytes()
@@ -203,7 +205,12 @@ def test_resize_turns_upright_shrinks_and_never_enlarges(tmp_path):
     Image.new("RGB", (30, 20)).save(tmp_path / "small.png")
     Image.new("P", (90, 60)).save(tmp_path / "moving.gif")
     (tmp_path / "t.csv").write_text("image,caption\nturned.jpg,x\nsmall.png,y\nmoving.gif,z\n")
-    report = make(tmp_path, tmp_path / "t.csv", tmp_path / "out", MakeOptions(resize=50))
+    report = make(
+        tmp_path,
+        tmp_path / "t.csv",
+        tmp_path / "out",
+        MakeOptions(writing=WritingOptions(resize=50)),
+    )
     sizes = {}
     for name, record in records(tmp_path / "out").items():
         (sizes[name],) = [
@@ -213,7 +220,7 @@ def test_resize_turns_upright_shrinks_and_never_enlarges(tmp_path):
     assert sizes["turned.jpg"] == ("jpg", (50, 100))
     assert sizes["small.png"] == ("png", (30, 20))
     assert sizes["moving.gif"] == ("jpg", (75, 50))
-    assert report.converted == 2
+    assert report.written.converted == 2
 
 
 def broken_folder(tmp_path: Path) -> Path:
@@ -247,7 +254,12 @@ def test_what_is_left_out_is_counted_and_named(tmp_path, capsys):
 def test_strict_stops_at_missing_pictures_and_leaves_nothing(tmp_path):
     folder = broken_folder(tmp_path)
     with pytest.raises(UserError, match="7 pictures missing"):
-        make(folder, tmp_path / "t.csv", tmp_path / "out", MakeOptions(strict=True))
+        make(
+            folder,
+            tmp_path / "t.csv",
+            tmp_path / "out",
+            MakeOptions(writing=WritingOptions(strict=True)),
+        )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "t.csv"]
 
 
@@ -255,7 +267,12 @@ def test_strict_stops_at_a_broken_picture_and_leaves_nothing(tmp_path):
     folder = broken_folder(tmp_path)
     (tmp_path / "t.csv").write_text("image,caption\ngood.png,fine\ntext.jpg,no\n")
     with pytest.raises(UserError, match="text.jpg"):
-        make(folder, tmp_path / "t.csv", tmp_path / "out", MakeOptions(strict=True))
+        make(
+            folder,
+            tmp_path / "t.csv",
+            tmp_path / "out",
+            MakeOptions(writing=WritingOptions(strict=True)),
+        )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "t.csv"]
 
 
@@ -270,7 +287,7 @@ def test_a_failure_in_the_middle_leaves_the_old_shards_alone(images, tmp_path, m
         if len(calls) == 2:
             raise OSError(28, "No space left on device", path)
 
-    monkeypatch.setattr(make_module, "load_index", full_disk)
+    monkeypatch.setattr(assembly, "load_index", full_disk)
     arguments = ["--images", images, "--captions", table, "--out", tmp_path / "out"]
     assert main(["make", *map(str, arguments), "--shard-size", "1", "--overwrite"]) == 2
     assert "No space left" in capsys.readouterr().err

@@ -19,12 +19,13 @@ from torch import Tensor
 from vlpretrain.errors import UserError
 from vlpretrain.models import fusion as fusion_module
 from vlpretrain.models import layout as layout_module
-from vlpretrain.models.answer_decoder import answer_loss, answer_texts, pad_answers
+from vlpretrain.models.answer_decoder import answer_loss, answer_texts
 from vlpretrain.models.answerer import Answerer, QuestionStates
 from vlpretrain.models.answerer_files import load_answerer, save_answerer
 from vlpretrain.models.factory import create_model
 from vlpretrain.models.layout import padded_layout
 from vlpretrain.models.vlmodel import VLModel
+from vlpretrain.padding import pad_ids
 
 IMAGE_ROW = {1: [[2], [0], [2]], 2: [[2, 0], [0, 1], [1, 1]]}
 CASES = [(kind, num_pictures) for kind in ("classify", "decode") for num_pictures in (1, 2)]
@@ -114,7 +115,7 @@ def test_every_parameter_and_the_towers_get_a_gradient(towers, kind, num_picture
     if kind == "classify":
         answerer.logits(states).sin().sum().backward()
     else:
-        text_SL, valid_SL = pad_answers(answerer.spec.answer_tokens, 0)
+        text_SL, valid_SL = pad_ids(answerer.spec.answer_tokens, 0)
         answers = answer_texts(text_SL, valid_SL, torch.tensor([0, 1, 2]))
         answer_loss(answerer.logits(states, answers), answers, torch.ones(3)).backward()
     missing = [name for name, p in answerer.named_parameters() if p.grad is None]
@@ -123,11 +124,13 @@ def test_every_parameter_and_the_towers_get_a_gradient(towers, kind, num_picture
     assert all(rows.grad.any() for rows in towers[:2])
 
 
-def test_a_classifier_s_scores_are_in_the_order_of_its_logits(towers):
+def test_a_classifier_judges_answers_one_by_one_or_against_each_other(towers):
     model, answerer = create_model(model_spec()).eval(), make_answerer("classify")
     states = states_of(answerer, model, towers)
     score_QA, logits_QA = answerer.answer_scores(states), answerer.logits(states)
     torch.testing.assert_close(score_QA.exp(), logits_QA.sigmoid())
+    answerer.spec = replace(answerer.spec, exclusive=True)
+    torch.testing.assert_close(answerer.answer_scores(states).exp(), logits_QA.softmax(dim=1))
 
 
 def test_a_decoder_s_scores_are_likelihoods_and_leave_some_out(towers):

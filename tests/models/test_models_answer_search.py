@@ -21,9 +21,9 @@ from vlpretrain.models.answer_decoder import (
     AnswerDecoder,
     answer_texts,
     log_likelihood,
-    pad_answers,
 )
 from vlpretrain.models.answer_search import cut_at_end, generate, rank_answers
+from vlpretrain.padding import pad_ids
 
 SEEDS = range(5)
 LIST = [[1, 3, 2], [1, 4, 5, 6, 2], [1, 6, 6, 2], [1, 5, 3, 3, 4, 2], [1, 3, 4, 2], [1, 6, 2]]
@@ -46,7 +46,7 @@ def written_rows(text_QKL: Tensor) -> list[list[list[int]]]:
 def test_ranking_all_is_exact(seed, candidates_a_call, monkeypatch):
     monkeypatch.setattr(answer_search, "_CANDIDATES_A_CALL", candidates_a_call)
     decoder = make_decoder(seed)
-    ranking = rank_answers(decoder, *make_states(), *pad_answers(LIST, PAD), k_first=len(LIST))
+    ranking = rank_answers(decoder, *make_states(), *pad_ids(LIST, PAD), k_first=len(LIST))
     exact_QA = likelihood_of_all(decoder, LIST)
     best = exact_QA.sort(dim=1, descending=True)
     assert ranking.index_QK.tolist() == best.indices.tolist()
@@ -56,7 +56,7 @@ def test_ranking_all_is_exact(seed, candidates_a_call, monkeypatch):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_ranking_some_takes_those_with_the_likeliest_first_token(seed):
     decoder = make_decoder(seed)
-    ranking = rank_answers(decoder, *make_states(), *pad_answers(LIST, PAD), k_first=3)
+    ranking = rank_answers(decoder, *make_states(), *pad_ids(LIST, PAD), k_first=3)
     first_QV = decoder(*make_states(), make_answers([[1, 2]] * 4, [0, 1, 2, 3])).log_softmax(-1)
     first_QA = first_QV[:, [row[1] for row in LIST]]
     exact_QA = likelihood_of_all(decoder, LIST)
@@ -72,14 +72,14 @@ def test_ranking_some_takes_those_with_the_likeliest_first_token(seed):
 
 def test_equal_answers_keep_the_list_s_order():
     decoder = make_decoder()
-    text_AL, valid_AL = pad_answers([LIST[2], LIST[0], LIST[2], LIST[2]], PAD)
+    text_AL, valid_AL = pad_ids([LIST[2], LIST[0], LIST[2], LIST[2]], PAD)
     ranking = rank_answers(decoder, *make_states(), text_AL, valid_AL, k_first=4)
     for index_K in ranking.index_QK.tolist():
         assert [index for index in index_K if index != 1] == [0, 2, 3]
 
 
 def test_a_list_of_the_empty_answer_alone():
-    text_AL, valid_AL = pad_answers([[1, 2]], PAD)
+    text_AL, valid_AL = pad_ids([[1, 2]], PAD)
     ranking = rank_answers(make_decoder(), *make_states(), text_AL, valid_AL, k_first=1)
     torch.testing.assert_close(
         ranking.log_likelihood_QK, likelihood_of_all(make_decoder(), [[1, 2]])
@@ -200,7 +200,7 @@ def test_a_padding_id_that_is_the_end_id():
 def test_nothing_found_here_has_a_gradient():
     decoder = make_decoder()
     assert not generate(decoder, *make_states()).log_likelihood_QK.requires_grad
-    ranking = rank_answers(decoder, *make_states(), *pad_answers(LIST, PAD), k_first=2)
+    ranking = rank_answers(decoder, *make_states(), *pad_ids(LIST, PAD), k_first=2)
     assert not ranking.log_likelihood_QK.requires_grad
 
 

@@ -1,5 +1,6 @@
 """`VLModel.answer`: pictures and words in, answers out; and how a model carries its answerer."""
 
+import open_clip
 import pytest
 import torch
 from tiny_answer_model import (
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from vlpretrain.errors import UserError
 from vlpretrain.models.factory import create_model
+from vlpretrain.models.inputs import ClipReader
 from vlpretrain.models.vlmodel import VLModel
 
 
@@ -149,6 +151,12 @@ def test_a_model_without_one_leaves_no_other_behind(model, tokenizer_folder, tmp
     assert other.answerer is None
     assert load(tmp_path, tokenizer_folder, None).answerer is None
     assert not list(tmp_path.glob("answerer.*"))
+
+
+def test_open_clip_s_tokenizer_writes_what_it_read():
+    reader = ClipReader(open_clip.get_tokenizer("ViT-B-32"))
+    text_BT, _ = reader.read(["two red dogs", "dogs"])
+    assert [reader.write(ids) for ids in text_BT[:1].tolist()] == ["two red dogs"]
 
 
 def test_misuse_is_said(model, pixels, tokenizer_folder, tmp_path):

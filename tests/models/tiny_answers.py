@@ -8,8 +8,8 @@ from vlpretrain.models.answer_decoder import (
     AnswerTexts,
     SpecialIds,
     answer_texts,
-    pad_answers,
 )
+from vlpretrain.padding import pad_ids
 
 PAD, START, END = 0, 1, 2
 SPECIAL = SpecialIds(START, END, PAD)
@@ -38,7 +38,7 @@ def make_states(num_questions: int = 4, num_states: int = 5) -> tuple[Tensor, Te
 
 
 def make_answers(rows: list[list[int]] = ROWS, question: list[int] = QUESTION) -> AnswerTexts:
-    text_SL, valid_SL = pad_answers(rows, PAD)
+    text_SL, valid_SL = pad_ids(rows, PAD)
     return answer_texts(text_SL, valid_SL, torch.tensor(question, dtype=torch.int64))
 
 

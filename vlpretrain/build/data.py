@@ -14,6 +14,7 @@ from vlpretrain.config.schema import DataConfig, RunConfig, TrainConfig
 from vlpretrain.data.held_out import HeldOut
 from vlpretrain.data.loader import BatchMaker, Loader, LoaderSettings, Recipe, evaluation_batches
 from vlpretrain.data.order import SampleOrder
+from vlpretrain.data.questions import read_questions
 from vlpretrain.data.reader import ShardReader
 from vlpretrain.data.sample import SampleError, parse_sample
 from vlpretrain.data.shards import Source, open_source
@@ -21,7 +22,6 @@ from vlpretrain.data.tokenise import Tokeniser, load_tokeniser, spelling_texts, 
 from vlpretrain.data.transforms import PictureSettings
 from vlpretrain.errors import UserError
 from vlpretrain.models.factory import DESCRIPTION_FILE
-from vlpretrain.types import Sample
 
 # Samples whose captions a tokenizer is trained on: a vocabulary changes little beyond.
 TOKENIZER_SAMPLES = 100_000
@@ -87,20 +87,14 @@ def read_words(sources: Sequence[Source], samples: int) -> Iterator[str]:
     for position in order.locate(0, min(samples, order.epoch_length)):
         try:
             sample = parse_sample(reader.read_texts(position))
+            questions = read_questions(sample)
         except SampleError:
             continue
         yield from sample.captions
-        yield from _question_words(sample)
+        for question in questions:
+            yield question.text
+            yield from dict.fromkeys(question.answers)
     reader.close()
-
-
-def _question_words(sample: Sample) -> Iterator[str]:
-    """Only where there are no captions: pretraining's vocabulary is its captions'."""
-    if sample.captions:
-        return
-    for record in sample.metadata.get("questions") or ():
-        yield str(record.get("question", ""))
-        yield from (str(answer) for answer in record.get("answers") or ())
 
 
 def build_order(sources: Sequence[Source], data: DataConfig, seed: int) -> SampleOrder:

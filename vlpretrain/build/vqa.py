@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vlpretrain.build.data import open_held_out, picture_settings
 from vlpretrain.build.kit import TaskKit
 from vlpretrain.build.model import build_model, model_state
-from vlpretrain.build.overlap import find_overlap
+from vlpretrain.build.overlap import overlap_of
 from vlpretrain.config.task_schema import VqaConfig
 from vlpretrain.data.answers import AnswerVocabulary, build_vocabulary, training_questions
 from vlpretrain.data.held_out import HeldOut
@@ -123,7 +123,13 @@ class VqaKit(TaskKit):
     def _spec(self, model: VLModel) -> AnswererSpec:
         vqa = self.vqa
         if vqa.answer_with == "classify":
-            return AnswererSpec("classify", vqa.pictures, self.answers, vqa.dropout)
+            return AnswererSpec(
+                "classify",
+                vqa.pictures,
+                self.answers,
+                dropout=vqa.dropout,
+                exclusive=vqa.loss == "cross_entropy",
+            )
         special = self._special_ids()
         encoded = self.tokeniser.encode(self.answers, vqa.max_answer_tokens)
         return AnswererSpec(
@@ -164,7 +170,7 @@ class VqaKit(TaskKit):
             writes=self.vqa.evaluate == "write",
             beams=self.vqa.beams,
             rank_first=self.vqa.rank_first,
-            overlap=lambda: find_overlap(self.config),
+            overlap=lambda: overlap_of(self.config),
         )
 
     def _asked(self) -> Sequence[Asked]:

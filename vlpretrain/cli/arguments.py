@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from vlpretrain.config.load import load_config, override
@@ -44,6 +45,35 @@ def read_doctor_options(arguments: Sequence[str]) -> DoctorOptions:
     parser.add_argument("--ranks", type=_count, default=0)
     known, rest = parser.parse_known_args(list(arguments))
     return DoctorOptions(known.ranks, rest)
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Which runs a report is of, and where it is written."""
+
+    runs: list[Path]
+    chain: bool  # also the runs that these began from
+    out: Path | None  # None: in the last run's folder
+
+
+def read_report_options(arguments: Sequence[str]) -> ReportOptions:
+    """`RUN [RUN ...] [--chain] [--out FILE]`.
+
+    Raises:
+        UserError: no run is named, or an option is unknown.
+    """
+    usage = "vlpretrain report RUN [RUN ...] [--chain] [--out FILE]"
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("runs", type=Path, nargs="*")
+    parser.add_argument("--chain", action="store_true")
+    parser.add_argument("--out", type=Path)
+    known, rest = parser.parse_known_intermixed_args(list(arguments))
+    unknown = [argument for argument in rest if argument.startswith("-")]
+    if unknown:
+        raise UserError(f"report does not know {unknown[0]!r}", fix=usage)
+    if not known.runs:
+        raise UserError("report needs a run folder", fix=usage)
+    return ReportOptions(known.runs, known.chain, known.out)
 
 
 def read_run_config(arguments: Sequence[str], prog: str) -> RunConfig:

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 from vlpretrain.cli import failure
 from vlpretrain.errors import UserError
@@ -25,7 +24,9 @@ usage: vlpretrain COMMAND ...
                  print the configuration, defaults filled in, every field documented
   doctor CONFIG [--section.field VALUE ...] [--ranks N]
                  look at data, sizes, memory and cost, and name every problem, before training
-  report RUN     write RUN/report.html again
+  report RUN [RUN ...] [--chain] [--out FILE]
+                 write RUN/report.html again; of several runs one page, story.html in the last
+                 one's folder; --chain adds the runs that a run began from
 
 `vlpretrain config --help` lists every field.
 """
@@ -84,11 +85,20 @@ def _doctor(arguments: list[str]) -> int:
 
 
 def _report(arguments: list[str]) -> int:
-    from vlpretrain.report import write_report
+    from vlpretrain.cli.arguments import read_report_options
+    from vlpretrain.report import find_chain, write_report, write_story
 
-    if len(arguments) != 1:
-        raise UserError("report needs one run folder", fix="vlpretrain report RUN")
-    print(write_report(Path(arguments[0])))
+    if "-h" in arguments or "--help" in arguments:
+        print(USAGE, end="")
+        return 0
+    options = read_report_options(arguments)
+    if options.chain:
+        runs = [run for last in options.runs for run in find_chain(last)]
+        print(write_story(runs, options.out))
+    elif len(options.runs) > 1:
+        print(write_story(options.runs, options.out))
+    else:
+        print(write_report(options.runs[0], options.out))
     return 0
 
 

@@ -209,6 +209,23 @@ def _objectives(config: RunConfig) -> Iterator[UserError]:
             where="objectives",
             fix="give one of mim, itm, itc, mlm a weight",
         )
+    elif (gap := _idle(objectives)) is not None:
+        yield UserError(
+            f"no objective runs at {gap:g} of the run",
+            where="objectives",
+            fix="an earlier schedule.start, or a later schedule.stop, of one of them",
+        )
+
+
+def _idle(objectives: ObjectivesConfig) -> float | None:
+    """The first share of the run at which no objective is on; None where there is always one."""
+    spans = [getattr(objectives, name).schedule for name in active_objectives(objectives)]
+    reached = 0.0
+    for span in sorted(spans, key=lambda span: span.start):
+        if span.start > reached:
+            return reached
+        reached = max(reached, span.stop)
+    return reached if reached < 1 else None
 
 
 def _pictures(config: RunConfig) -> Iterator[UserError]:

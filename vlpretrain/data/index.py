@@ -6,30 +6,38 @@ N samples of a shard, M members of all its samples, K bytes of all its keys.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 import numpy as np
 
+from vlpretrain.data.sidecar import (
+    Sidecar,
+    SidecarFormat,
+    read_sidecar,
+    save_sidecar,
+    sidecar_places,
+    write_sidecar,
+)
 from vlpretrain.data.tar import FILE, FOLDER, Damage, Member, read_members
 from vlpretrain.types import Skip
 
-VERSION = 1
-_MAGIC = b"vlpidx\r\n"
-_ARRAYS = {
-    "key_byte_K": "<u1",
-    "key_start_N": "<i8",
-    "part_start_N": "<i8",
-    "part_offset_M": "<i8",
-    "part_size_M": "<i8",
-    "part_extension_M": "<u4",
-}
+INDEX = SidecarFormat(
+    suffix=".idx",
+    folder="indexes",
+    magic=b"vlpidx\r\n",
+    version=1,
+    arrays={
+        "key_byte_K": "<u1",
+        "key_start_N": "<i8",
+        "part_start_N": "<i8",
+        "part_offset_M": "<i8",
+        "part_size_M": "<i8",
+        "part_extension_M": "<u4",
+    },
+)
 _REFUSED = (".pyd", ".pickle", ".pkl", ".pth", ".pt")  # unpickling such a member would run its code
 _HEADER_READ = 1 << 14  # bytes read at each jump to a header
 
@@ -104,17 +112,7 @@ def kept_index(path: str, cache_dir: str = "") -> ShardIndex | None:
 
 def index_places(path: str, cache_dir: str = "") -> tuple[Path, Path]:
     """Where a shard's index may lie: beside it, or in the cache."""
-    absolute = path if "://" in path else os.path.abspath(path)
-    mark = hashlib.blake2b(absolute.encode(), digest_size=8).hexdigest()
-    name = f"{os.path.basename(path)[-80:]}.{mark}.idx"
-    return Path(f"{path}.idx"), cache_folder(cache_dir) / "indexes" / name
-
-
-def cache_folder(cache_dir: str) -> Path:
-    """`cache_dir`, or the user's cache where it is empty."""
-    if cache_dir:
-        return Path(cache_dir)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlpretrain"
+    return sidecar_places(path, INDEX, cache_dir)
 
 
 def scan_shard(path: str, *, hash_content: bool = False) -> ShardIndex:
@@ -305,52 +303,20 @@ def _starts(lengths: list[int]) -> np.ndarray:
 
 def save_index(index: ShardIndex, cache_dir: str = "") -> Path | None:
     """Writes the index where it can be written; None where nothing can be."""
-    for place in index_places(index.path, cache_dir):
-        with suppress(OSError):
-            write_index(index, place)
-            return place
-    return None
+    return save_sidecar(index.path, INDEX, _as_sidecar(index), cache_dir)
 
 
 def write_index(index: ShardIndex, place: Path) -> None:
-    """Writes an index file whole or not at all.
-
-    Format: magic, version u32, length of the JSON u32, JSON, _ARRAYS in order, CRC-32.
-    """
-    arrays = [getattr(index, name).astype(dtype) for name, dtype in _ARRAYS.items()]
-    note = {
-        "file_size": index.file_size,
-        "mtime_ns": index.mtime_ns,
-        "content_hash": index.content_hash,
-        "extensions": index.extensions,
-        "problems": [(skip.key, skip.reason) for skip in index.problems],
-        "lengths": [len(array) for array in arrays],
-    }
-    text = json.dumps(note).encode()
-    lead = _MAGIC + np.array([VERSION, len(text)], "<u4").tobytes() + text
-    body = b"".join([lead, *(array.tobytes() for array in arrays)])
-    write_atomically(place, body + np.array([zlib.crc32(body)], "<u4").tobytes())
+    """Writes an index file whole or not at all."""
+    write_sidecar(place, INDEX, _as_sidecar(index))
 
 
 def read_index(place: Path, path: str) -> ShardIndex | None:
     """The index file at `place`, for the shard at `path`; None when absent, damaged or foreign."""
-    try:
-        body = place.read_bytes()
-    except OSError:
+    found = read_sidecar(place, INDEX)
+    if found is None:
         return None
-    lead = len(_MAGIC) + 8
-    if len(body) < lead + 4 or not body.startswith(_MAGIC):
-        return None
-    version, length = np.frombuffer(body, "<u4", 2, len(_MAGIC)).tolist()
-    checksum = int.from_bytes(body[-4:], "little")
-    if version != VERSION or zlib.crc32(memoryview(body)[:-4]) != checksum:
-        return None
-    note = json.loads(body[lead : lead + length])
-    arrays, offset = {}, lead + length
-    for (name, dtype), count in zip(_ARRAYS.items(), note["lengths"], strict=True):
-        array = np.frombuffer(body, dtype, count, offset)
-        # A copy is aligned and does not keep the file's whole body alive.
-        arrays[name], offset = array.copy(), offset + array.nbytes
+    note = found.note
     return ShardIndex(
         path=path,
         file_size=note["file_size"],
@@ -358,21 +324,16 @@ def read_index(place: Path, path: str) -> ShardIndex | None:
         content_hash=note["content_hash"],
         extensions=tuple(note["extensions"]),
         problems=tuple(Skip(path, key, reason) for key, reason in note["problems"]),
-        **arrays,
+        **found.arrays,
     )
 
 
-def write_atomically(place: Path, content: bytes) -> None:
-    """Writes a file under another name and renames it, so that no reader meets a part of it."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = ""
-    try:
-        with NamedTemporaryFile(dir=place.parent, prefix=f".{place.name}.", delete=False) as file:
-            temporary = file.name
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, place)
-    except OSError:
-        if temporary:
-            os.unlink(temporary)
-        raise
+def _as_sidecar(index: ShardIndex) -> Sidecar:
+    note = {
+        "file_size": index.file_size,
+        "mtime_ns": index.mtime_ns,
+        "content_hash": index.content_hash,
+        "extensions": index.extensions,
+        "problems": [(skip.key, skip.reason) for skip in index.problems],
+    }
+    return Sidecar(note, {name: getattr(index, name) for name in INDEX.arrays})

@@ -1,7 +1,7 @@
 """Pictures with their questions: records of shards to rows and micro-batches.
 
-Shapes: I pictures, Q questions, P pictures of a question, S distinct answers, T question tokens,
-L answer tokens.
+Shapes: I pictures, Q questions, P pictures of a question, R distinct texts of questions, T tokens
+of a question, S distinct answers, L answer tokens.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from vlpretrain.data.keyed import generator
 from vlpretrain.data.sample import SampleError
 from vlpretrain.data.tokenise import Tokeniser
 from vlpretrain.data.transforms import PictureSettings, crop_pixels, sample_name
+from vlpretrain.padding import pad_ids
 from vlpretrain.types import COUNTS, QuestionBatch, Sample
 
 
@@ -181,7 +181,8 @@ class QuestionRecipe:
         flat = [(answer, question) for group, question in answers for answer in group]
         questions = [text for row in rows for text in row.questions]
         row_Q = [place for place, row in enumerate(rows) for _ in row.questions]
-        text_QT, valid_QT = self._tokens(questions, self.settings.max_tokens)
+        text_row = {text: place for place, text in enumerate(dict.fromkeys(questions))}
+        text_RT, valid_RT = self._tokens(list(text_row), self.settings.max_tokens)
         answer_SL, answer_valid_SL = self._tokens(
             [answer.text for answer, _ in flat], self.settings.max_answer_tokens
         )
@@ -191,15 +192,16 @@ class QuestionRecipe:
         first_Q1 = torch.tensor(row_Q, dtype=torch.int64).view(-1, 1) * pictures
         return QuestionBatch(
             pixels_ICHW=torch.stack([pixels for row in rows for pixels in row.pixels]),
-            text_QT=text_QT,
-            text_valid_QT=valid_QT,
+            text_RT=text_RT,
+            text_valid_RT=valid_RT,
+            text_row_Q=torch.tensor([text_row[text] for text in questions], dtype=torch.int64),
             image_row_QP=first_Q1 + torch.arange(pictures),
             answer_question_S=torch.tensor([place for _, place in flat], dtype=torch.int64),
             answer_index_S=torch.tensor([one.index for one, _ in flat], dtype=torch.int64),
             answer_score_S=torch.tensor([one.score for one, _ in flat], dtype=torch.float32),
             answer_share_S=torch.tensor([one.share for one, _ in flat], dtype=torch.float32),
             answer_text_SL=answer_SL,
-            answer_valid_SL=answer_valid_SL,
+            answer_place_M=answer_valid_SL[:, 1:].flatten().nonzero().squeeze(1),
             counts=counts,
             mean_counts=counts.clone(),
             keys=tuple(row.label for row in rows),
@@ -235,17 +237,6 @@ def question_pixels(sample: Sample, epoch: int, settings: QuestionSettings) -> t
         crop_pixels(image, name if not number else f"{name}#{number}", epoch, settings.picture)
         for number, image in enumerate(sample.images[:wanted])
     )
-
-
-def pad_ids(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Token ids [B, T], padded to the longest (one column at least), and where they are real."""
-    longest = max((len(row) for row in rows), default=1)
-    ids_BT = np.full((len(rows), longest), pad_id, dtype=np.int64)
-    valid_BT = np.zeros((len(rows), longest), dtype=bool)
-    for place, row in enumerate(rows):
-        ids_BT[place, : len(row)] = row
-        valid_BT[place, : len(row)] = True
-    return torch.from_numpy(ids_BT), torch.from_numpy(valid_BT)
 
 
 def _all_answers(rows: Sequence[QuestionRow]) -> list[tuple[Answered, ...]]:

@@ -22,7 +22,6 @@ from braceexpand import braceexpand
 from vlpretrain.config.schema import DataConfig
 from vlpretrain.data.index import (
     ShardIndex,
-    cache_folder,
     index_places,
     kept_index,
     load_index,
@@ -37,6 +36,7 @@ from vlpretrain.data.remote import (
     readable_failure,
     remote_file,
 )
+from vlpretrain.data.sidecar import cache_folder
 from vlpretrain.errors import UserError
 from vlpretrain.types import Skip
 

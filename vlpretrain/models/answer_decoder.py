@@ -73,16 +73,6 @@ def frame_answer(ids: Sequence[int], special: SpecialIds) -> list[int]:
     return [*head, *ids, *tail]
 
 
-def pad_answers(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Framed answers as ids [S, L] and where they are real tokens [S, L]."""
-    length_S1 = torch.tensor([len(row) for row in rows], dtype=torch.int64)[:, None]
-    longest = max((len(row) for row in rows), default=2)
-    text_SL = torch.full((len(rows), longest), pad_id, dtype=torch.int64)
-    for text_L, row in zip(text_SL, rows, strict=True):
-        text_L[: len(row)] = torch.tensor(row, dtype=torch.int64)
-    return text_SL, torch.arange(longest) < length_S1
-
-
 def log_likelihood(logits_MV: Tensor, answers: AnswerTexts) -> Tensor:
     """The logarithm of each answer's probability, [S], float32: the sum over its tokens, the end
     token included and the start token given. With gradient."""

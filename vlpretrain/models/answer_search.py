@@ -71,8 +71,6 @@ def rank_answers(
     row_QD, start = decoder.read(start_Q, torch.zeros_like(start_Q), layout, memory)
     first_QA = decoder.head(row_QD).float().log_softmax(dim=-1)[:, list_text_AL[:, 1]]
     index_QK = first_QA.argsort(dim=1, descending=True, stable=True)[:, :k_first]
-    # In the list's order, so that a stable sort keeps it among equals.
-    index_QK = index_QK.sort(dim=1).values
     rest = [
         _rest_likelihood(decoder, memory, start, list_text_AL[index_QC], list_valid_AL[index_QC])
         for index_QC in index_QK.split(_CANDIDATES_A_CALL, dim=1)

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from vlpretrain.errors import UserError
 from vlpretrain.models.answer_classifier import AnswerClassifier
-from vlpretrain.models.answer_decoder import AnswerDecoder, AnswerTexts, SpecialIds, pad_answers
+from vlpretrain.models.answer_decoder import AnswerDecoder, AnswerTexts, SpecialIds
 from vlpretrain.models.answer_search import Ranking, Written, generate, rank_answers
 from vlpretrain.models.fusion import FusionPairs
 from vlpretrain.models.layers import INIT_DEVIATION
 from vlpretrain.models.layout import every_token, first_is_valid, first_tokens
+from vlpretrain.padding import pad_ids
 
 if TYPE_CHECKING:
     from vlpretrain.models.vlmodel import VLModel
@@ -40,6 +41,7 @@ class AnswererSpec:
     kind: Literal["classify", "decode"] = "classify"
     num_pictures: int = 1  # that one question is about
     answers: tuple[str, ...] = ()  # a classifier's classes; a decoder's list to rank, or none
+    exclusive: bool = False  # a classifier's: one answer is right, so probabilities add up to 1
     dropout: float = 0.1
     depth: int = 2
     heads: int = 6
@@ -107,7 +109,7 @@ class Answerer(nn.Module):
             self.picture_embed = nn.Embedding(spec.num_pictures, width)
             nn.init.trunc_normal_(self.picture_embed.weight, std=INIT_DEVIATION)
         # The description lists them: no part of the weights.
-        text_AL, valid_AL = pad_answers(spec.answer_tokens, spec.pad_id)
+        text_AL, valid_AL = pad_ids(spec.answer_tokens, spec.pad_id)
         self.register_buffer("list_text_AL", text_AL, persistent=False)
         self.register_buffer("list_valid_AL", valid_AL, persistent=False)
 
@@ -154,12 +156,13 @@ class Answerer(nn.Module):
     def answer_scores(self, states: QuestionStates, k_first: int = K_FIRST) -> Tensor:
         """The logarithm of the probability [Q, A] of each of `spec.answers`, float32.
 
-        A classifier's answers are judged one by one (logistic), as it is trained; a decoder's by
-        their likelihood, and those that are not among the `k_first` with the likeliest first token
-        get -inf.
+        A classifier judges its answers one by one (logistic) or, `spec.exclusive`, against each
+        other (softmax). A decoder's answers have their likelihood, and those that are not among the
+        `k_first` with the likeliest first token -inf.
         """
         if self.classifier is not None:
-            return F.logsigmoid(self.classifier(states.state_QTD).float())
+            logits_QA = self.classifier(states.state_QTD).float()
+            return logits_QA.log_softmax(dim=1) if self.spec.exclusive else F.logsigmoid(logits_QA)
         ranking = self.rank(states, self.list_text_AL, self.list_valid_AL, k_first)
         score_QA = torch.full(
             (len(states.state_QTD), len(self.list_text_AL)),

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from vlpretrain.errors import UserError
-from vlpretrain.models.answer_decoder import frame_answer, pad_answers
+from vlpretrain.models.answer_decoder import frame_answer
 from vlpretrain.models.answer_search import cut_at_end
 from vlpretrain.models.answerer import NUM_BEAMS, Answerer, QuestionStates
 from vlpretrain.models.inputs import Picture, TextReader, as_list, load_pixels
+from vlpretrain.padding import pad_ids
 
 if TYPE_CHECKING:
     from vlpretrain.models.vlmodel import VLModel
@@ -225,7 +226,7 @@ def _tokens(answerer: Answerer, reader: TextReader, among: Sequence[str]) -> tup
                 where="answer among",
                 fix=f"answers of at most {spec.max_answer_tokens}",
             )
-    return pad_answers(rows, spec.pad_id)
+    return pad_ids(rows, spec.pad_id)
 
 
 def _named(

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 
 from vlpretrain.errors import UserError
 from vlpretrain.models.backbones import OPEN_CLIP
+from vlpretrain.padding import pad_ids
 from vlpretrain.pixels import picture_pixels, resize_centre_crop
 
 Picture = Image.Image | str | Path | Tensor
@@ -60,12 +61,7 @@ class FastReader:
 
     def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         rows = [encoding.ids for encoding in self.backend.encode_batch(list(texts))]
-        length = max(1, *(len(row) for row in rows))
-        text_BT = torch.full((len(rows), length), self.pad_id, dtype=torch.int64)
-        for row, ids in zip(text_BT, rows, strict=True):
-            row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
-        length_B1 = torch.tensor([[len(row)] for row in rows])
-        return text_BT, torch.arange(length) < length_B1
+        return pad_ids(rows, self.pad_id)
 
     def write(self, ids: Sequence[int]) -> str:
         return str(self.backend.decode(list(ids), skip_special_tokens=True))

@@ -1,5 +1,6 @@
-"""The report of a run: one offline HTML file made from the files of a run folder."""
+"""Reports: one offline HTML file made from the files of a run folder, or of a chain of them."""
 
-from vlpretrain.report.page import write_report
+from vlpretrain.report.chain import find_chain
+from vlpretrain.report.page import write_report, write_story
 
-__all__ = ["write_report"]
+__all__ = ["find_chain", "write_report", "write_story"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from vlpretrain.report.charts import Chart, Level, draw_chart, format_number
+from vlpretrain.report.headline import UNCHECKED, Baseline, Headline
 from vlpretrain.report.records import RunRecord
+from vlpretrain.report.values import count, mapping, number, percent, share
 
 # A final figure is the mean over this share of the logged steps: one micro-batch says little.
 FINAL_SHARE = 0.05
@@ -27,8 +28,12 @@ PROGRESS_FIGURES = ("lr", "samples_per_second", "grad_norm")
 CHANCE = "val/chance_"
 # Counters and sums that a curve says nothing about.
 NOT_DRAWN = ("samples_seen", "seconds", "loss", *PROGRESS_FIGURES)
+# What a run is judged by, among the figures of held-out samples.
+HEADLINE_ENDINGS = ("accuracy", "recall@1", "top1")
+MAX_CHARTS, MAX_HEADLINES = 40, 6
+ACRONYMS = (*OBJECTIVE_NAMES, "vqa")
 TITLES = {
-    "loss": "Sum of weighted losses",
+    "loss": "Loss",
     "lr": "Learning rate",
     "samples_per_second": "Samples a second",
     "grad_norm": "Gradient norm",
@@ -60,15 +65,16 @@ class Tile:
 def chance_levels(run: RunRecord) -> dict[str, float]:
     """Levels by figure, as the run itself gives them, else derived from its configuration."""
     levels = {"loss/itm": ITM_PRIOR_LOSS, "val/itm_accuracy": 0.5, **_measured_chance(run)}
-    global_batch = _mapping(run.config.get("train")).get("global_batch")
-    if isinstance(global_batch, int) and global_batch > 1:
+    global_batch = count(mapping(run.config.get("train")).get("global_batch")) or 0
+    if global_batch > 1:
         levels["loss/itc"] = math.log(global_batch)
-    vocab_size = run.summary.get("vocab_size")
-    if isinstance(vocab_size, int) and vocab_size > 1:
+    vocab_size = count(run.summary.get("vocab_size")) or 0
+    if vocab_size > 1:
         levels["loss/mlm"] = math.log(vocab_size)
-    for name, value in _mapping(run.summary.get("chance")).items():
-        if isinstance(value, int | float) and math.isfinite(value):
-            levels[f"loss/{name}" if name in OBJECTIVE_NAMES else name] = float(value)
+    for name, value in mapping(run.summary.get("chance")).items():
+        level = number(value)
+        if level is not None:
+            levels[f"loss/{name}" if name in OBJECTIVE_NAMES else name] = level
     return levels
 
 
@@ -98,12 +104,17 @@ def tiles(run: RunRecord, levels: dict[str, float]) -> tuple[Tile, ...]:
         level = levels.get(name)
         text = f"chance {_as_read(name, level)}" if level is not None else ""
         found.append(Tile(figure_title(name), _as_read(name, last), text))
-    return tuple(found)
+    return tuple(found[:MAX_CHARTS])
 
 
 def loss_charts(run: RunRecord, levels: dict[str, float]) -> tuple[Chart, ...]:
-    names = [*_loss_names(run), *(["loss"] if "loss" in run.train else [])]
-    return tuple(_chart(run, name, levels) for name in names)
+    """Every loss, and the sum of several."""
+    names = _loss_names(run)
+    has_sum = len(names) > 1 and "loss" in run.train
+    charts = [_chart(run, name, levels) for name in names]
+    if has_sum:
+        charts.append(replace(_chart(run, "loss", levels), title="Sum of weighted losses"))
+    return tuple(charts)
 
 
 def progress_charts(run: RunRecord) -> tuple[Chart, ...]:
@@ -119,7 +130,29 @@ def other_charts(run: RunRecord, levels: dict[str, float]) -> tuple[Chart, ...]:
         own_curve = name.startswith("val/") and is_own
         if own_curve and len(series.step) > 1:
             charts.append(draw_chart(figure_title(name), series, None, _level(name, levels)))
-    return tuple(charts)
+    return tuple(charts[:MAX_CHARTS])
+
+
+def headlines(run: RunRecord, levels: dict[str, float]) -> tuple[Headline, ...]:
+    """The held-out shares that a pretraining run is judged by, and their chance."""
+    num = count(mapping(run.config.get("evaluation")).get("samples"))
+    found = []
+    for name, series in run.val.items():
+        value = share(series.last_finite())
+        if value is None or name.startswith(CHANCE) or not name.endswith(HEADLINE_ENDINGS):
+            continue
+        chance = share(levels.get(name))
+        found.append(
+            Headline(
+                title=figure_title(name),
+                value=value,
+                num=f"up to {num:,} samples" if num else "",
+                interval=None,
+                baselines=(Baseline("chance", chance),) if chance is not None else (),
+                overlap=UNCHECKED,
+            )
+        )
+    return tuple(found[:MAX_HEADLINES])
 
 
 def figure_title(name: str) -> str:
@@ -130,7 +163,7 @@ def figure_title(name: str) -> str:
     if plain in OBJECTIVE_NAMES:
         return OBJECTIVE_NAMES[plain]
     words = plain.replace("_", " ").replace("/", " · ")
-    for short in OBJECTIVE_NAMES:
+    for short in ACRONYMS:
         words = words.replace(short, short.upper())
     return words[:1].upper() + words[1:]
 
@@ -138,14 +171,15 @@ def figure_title(name: str) -> str:
 def _loss_names(run: RunRecord) -> list[str]:
     logged = [name for name in run.train if name.startswith("loss/")]
     known = [f"loss/{name}" for name in OBJECTIVE_NAMES]
-    return sorted(logged, key=lambda name: known.index(name) if name in known else len(known))
+    names = sorted(logged, key=lambda name: known.index(name) if name in known else len(known))
+    return names[:MAX_CHARTS] or [name for name in ("loss",) if name in run.train]
 
 
 def _loss_row(run: RunRecord, name: str, level: float | None) -> LossRow:
     series = run.train[name]
     final = series.last_finite(FINAL_SHARE)
     held_out = run.val[f"val/{name}"].last_finite() if f"val/{name}" in run.val else None
-    share = min(1.0, max(0.0, final / level)) if final is not None and level else None
+    left = min(1.0, max(0.0, final / level)) if final is not None and level else None
     return LossRow(
         title=figure_title(name),
         first=format_number(float(series.value[0])),
@@ -153,7 +187,7 @@ def _loss_row(run: RunRecord, name: str, level: float | None) -> LossRow:
         held_out="" if held_out is None else format_number(held_out),
         level="" if level is None else format_number(level),
         level_label="" if level is None else _level_label(name),
-        share_of_level=share,
+        share_of_level=left,
     )
 
 
@@ -173,8 +207,4 @@ def _level_label(name: str) -> str:
 def _as_read(name: str, value: float) -> str:
     """Recalls and accuracies are shares: read as percent."""
     is_share = any(word in name for word in ("accuracy", "recall", "r@", "_r1", "_r5"))
-    return f"{100 * value:.1f} %" if is_share and 0 <= value <= 1 else format_number(value)
-
-
-def _mapping(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+    return percent(value) if is_share and 0 <= value <= 1 else format_number(value)

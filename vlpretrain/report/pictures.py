@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-# Longest side of a picture in the page, in pixels.
-MAX_SIDE = 288
+from vlpretrain.report.values import number, records, text
+
+# Longest side of a picture in the page, in pixels; of one among many in a row.
+MAX_SIDE, MAX_SMALL_SIDE = 288, 144
 MAX_RECONSTRUCTIONS = 12
 MAX_PAIRS = 6
+MAX_WORDS = 12
+# Never those that Pillow hands to another program, as EPS.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A picture, what the model saw of it, and what it made of that; each a data: address."""
+    """A picture, what the model saw of it, and what it made of that.
+
+    Each a data: address, empty where unreadable.
+    """
 
     original: str
     masked: str
@@ -37,6 +44,14 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class WordMap:
+    """Where the model looked at a word: a picture as a data: address, empty where unreadable."""
+
+    word: str
+    picture: str
+
+
+@dataclass(frozen=True)
 class PairGroup:
     """Pairs that show one thing."""
 
@@ -46,20 +61,20 @@ class PairGroup:
 
 
 def reconstructions(evaluation: dict[str, Any], folder: Path) -> tuple[Reconstruction, ...]:
-    """The triplets whose three pictures can be read."""
-    found = []
-    for entry in _records(evaluation.get("reconstructions")):
+    """The triplets of which a picture can be read."""
+    found: list[Reconstruction] = []
+    for entry in records(evaluation.get("reconstructions"))[:MAX_RECONSTRUCTIONS]:
         sources = [
             embed(folder, entry.get(name)) for name in ("original", "masked", "reconstructed")
         ]
-        if all(sources):
+        if any(sources):
             found.append(Reconstruction(*sources))
-    return tuple(found[:MAX_RECONSTRUCTIONS])
+    return tuple(found)
 
 
 def pair_groups(evaluation: dict[str, Any], folder: Path) -> tuple[PairGroup, ...]:
     """The best and worst scored true pairs, and the false ones that scored highest."""
-    entries = [e for e in _records(evaluation.get("pairs")) if _is_score(e.get("score"))]
+    entries = [e for e in records(evaluation.get("pairs")) if number(e.get("score")) is not None]
     entries.sort(key=lambda entry: -float(entry["score"]))
     true = [entry for entry in entries if entry.get("matched")]
     false = [entry for entry in entries if not entry.get("matched")]
@@ -77,33 +92,38 @@ def pair_groups(evaluation: dict[str, Any], folder: Path) -> tuple[PairGroup, ..
     )
 
 
-def embed(folder: Path, name: object) -> str:
+def word_maps(value: object, folder: Path) -> tuple[WordMap, ...]:
+    """A list of words with their pictures, in the order of the sentence."""
+    return tuple(
+        WordMap(text(entry.get("word")), embed(folder, entry.get("image"), MAX_SMALL_SIDE))
+        for entry in records(value)[:MAX_WORDS]
+    )
+
+
+def embed_all(folder: Path, names: object, side: int = MAX_SIDE) -> tuple[str, ...]:
+    """One picture or a list of them (two at most), as data: addresses; at least one."""
+    listed = names[:2] if isinstance(names, list) and names else [names]
+    return tuple(embed(folder, name, side) for name in listed)
+
+
+def embed(folder: Path, name: object, side: int = MAX_SIDE) -> str:
     """A picture of `folder` as a data: address; empty where it is not a readable picture there."""
     if not isinstance(name, str) or not name:
         return ""
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        return ""
     try:
-        with Image.open(path) as picture:
-            picture.thumbnail((MAX_SIDE, MAX_SIDE))
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            return ""
+        with Image.open(path, formats=FORMATS) as picture:
+            picture.thumbnail((side, side))
             buffer = io.BytesIO()
             picture.convert("RGB").save(buffer, "JPEG", quality=90, subsampling=0)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        # Pillow says SyntaxError for some broken PNGs.
+    except Exception:  # Pillow raises all kinds, SyntaxError among them, for broken files
         return ""
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _pair(entry: dict[str, Any], folder: Path) -> Pair:
     score = float(entry["score"])
-    caption = str(entry.get("caption", ""))
+    caption = text(entry.get("caption"))
     return Pair(embed(folder, entry.get("image")), caption, score, f"{score:.3f}")
-
-
-def _records(value: object) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _is_score(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

@@ -4,7 +4,7 @@ config.yaml       the resolved configuration
 environment.json  commit, versions, devices
 metrics.jsonl     a line per logged step; evaluation lines carry "split": "val"
 summary.json      free: "command", "chance" (figure -> level), "data", "parameters", ...
-evaluation/       evaluation.json with pictures beside it
+evaluation/       a JSON file for each evaluation, with its pictures beside it
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ import numpy as np
 import yaml
 
 from vlpretrain.errors import UserError
+from vlpretrain.report.values import mapping, number, text
 
 # What a line says about itself, rather than a figure to draw.
 NOT_FIGURES = ("step", "split")
 MAX_SKIPS = 10
+
+# evaluation/NAME.json: reconstructions and pairs of pretraining, then a file for each task.
+EVALUATIONS = ("evaluation", "vqa", "retrieval", "classification", "attention")
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,12 @@ class Skips:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run folder, read. A file that is missing or unreadable is empty here."""
+    """A run folder, read. A file that is missing or unreadable is empty here.
+
+    Attributes:
+        evaluations: what evaluation/NAME.json holds, by name.
+        unreadable: the evaluations whose file is there but can't be read.
+    """
 
     folder: Path
     train: dict[str, Series]
@@ -61,28 +70,60 @@ class RunRecord:
     config: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
-    evaluation: dict[str, Any] = field(default_factory=dict)
+    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    unreadable: tuple[str, ...] = ()
     skips: Skips = Skips(0, ())
+
+    @property
+    def task(self) -> str:
+        """What the run was for; a configuration without a task is of pretraining."""
+        return text(mapping(self.config.get("task")).get("name")) or "pretrain"
+
+    @property
+    def logged(self) -> bool:
+        """Whether there is a figure over steps: an evaluation alone has none."""
+        return bool(self.train or self.val)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds what a run or an evaluation leaves."""
+    return (folder / "metrics.jsonl").is_file() or bool(_evaluation_files(folder))
 
 
 def read_run(folder: Path) -> RunRecord:
     """Reads a run folder.
 
     Raises:
-        UserError: it holds no readable line of metrics.
+        UserError: it is not there, or holds neither a readable line of metrics nor an evaluation.
     """
+    if not folder.is_dir():
+        raise UserError("no such folder", where=str(folder), fix="name the folder of a run")
     metrics = read_metrics(folder / "metrics.jsonl")
+    files = _evaluation_files(folder)
+    if not (metrics.train or metrics.val or files):
+        raise UserError(
+            "neither a readable line of metrics nor an evaluation, so there is nothing to report",
+            where=str(folder / "metrics.jsonl"),
+            fix="name the folder of a run that has logged at least one step",
+        )
+    evaluations = {name: _read_mapping(path) for name, path in files.items()}
     return RunRecord(
         folder=folder,
         train=metrics.train,
         val=metrics.val,
         broken_lines=metrics.broken_lines,
-        config=_read_mapping(folder / "config.yaml"),
+        config=read_config(folder),
         environment=_read_mapping(folder / "environment.json"),
         summary=_read_mapping(folder / "summary.json"),
-        evaluation=_read_mapping(folder / "evaluation" / "evaluation.json"),
+        evaluations={name: found for name, found in evaluations.items() if found},
+        unreadable=tuple(f"{name}.json" for name, found in evaluations.items() if not found),
         skips=_read_skips(folder / "skipped.jsonl"),
     )
+
+
+def _evaluation_files(folder: Path) -> dict[str, Path]:
+    paths = {name: folder / "evaluation" / f"{name}.json" for name in EVALUATIONS}
+    return {name: path for name, path in paths.items() if path.is_file()}
 
 
 @dataclass(frozen=True)
@@ -97,8 +138,7 @@ class Metrics:
 def read_metrics(path: Path) -> Metrics:
     """Reads metrics.jsonl line by line; a line cut by a kill is counted and passed over.
 
-    Raises:
-        UserError: the file is missing or has no readable line.
+    A missing file is one without lines.
     """
     train: dict[str, _Column] = {}
     val: dict[str, _Column] = {}
@@ -111,12 +151,6 @@ def read_metrics(path: Path) -> Metrics:
                     broken_lines += bool(line.strip())
                     continue
                 _append(val if record.get("split") == "val" else train, record)
-    if not train and not val:
-        raise UserError(
-            "no readable line of metrics, so there is nothing to report",
-            where=str(path),
-            fix="name the folder of a run that has logged at least one step",
-        )
     return Metrics(_finish(train), _finish(val), broken_lines)
 
 
@@ -138,13 +172,13 @@ class _Column:
 
 def _parse_line(line: str) -> dict[str, Any] | None:
     record = _parse_mapping(line)
-    return record if record is not None and _is_number(record.get("step")) else None
+    return record if record is not None and number(record.get("step")) is not None else None
 
 
 def _parse_mapping(line: str) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 
@@ -165,14 +199,12 @@ def _read_skips(path: Path) -> Skips:
 
 def _append(columns: dict[str, _Column], record: dict[str, Any]) -> None:
     for name, value in record.items():
-        if name in NOT_FIGURES or not (value is None or _is_number(value)):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if name in NOT_FIGURES or not (value is None or is_number):
             continue
-        figure = math.nan if value is None else float(value)
+        # What is not finite stays in the curve, as a gap.
+        figure = found if (found := number(value)) is not None else math.nan
         columns.setdefault(name, _Column()).append(float(record["step"]), figure)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _finish(columns: dict[str, _Column]) -> dict[str, Series]:
@@ -182,11 +214,15 @@ def _finish(columns: dict[str, _Column]) -> dict[str, Series]:
     }
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    return _read_mapping(folder / "config.yaml")
+
+
 def _read_mapping(path: Path) -> dict[str, Any]:
     """A YAML or JSON mapping; empty where the file is missing, broken or something else."""
     try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError):
+        written = path.read_text(encoding="utf-8")
+        content = json.loads(written) if path.suffix == ".json" else yaml.safe_load(written)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}

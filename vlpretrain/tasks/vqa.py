@@ -11,7 +11,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlpretrain.models.answer_decoder import answer_loss, answer_texts
+from vlpretrain.models.answer_decoder import AnswerTexts, answer_loss
 from vlpretrain.models.answerer import Answerer, QuestionStates
 from vlpretrain.models.vlmodel import VLModel
 from vlpretrain.objectives.base import mean_count
@@ -21,7 +21,8 @@ Loss = Literal["bce", "cross_entropy"]
 
 
 class VqaTask(nn.Module):
-    """Each picture is encoded once, for all of its questions.
+    """Each picture is encoded once for all of its questions, each distinct text once for all of its
+    pictures.
 
     Args:
         loss: of a classifier; a decoder is trained by the likelihood of the given answers, each
@@ -60,13 +61,18 @@ class VqaTask(nn.Module):
 
     def _read(self, batch: QuestionBatch) -> QuestionStates:
         image = self.model.vision(batch.pixels_ICHW)
-        text = self.model.text(batch.text_QT, batch.text_valid_QT)
+        text = self.model.text(batch.text_RT, batch.text_valid_RT)
         return self.answerer.states(
-            self.model, image.token_BND, text.token_BTD, batch.text_valid_QT, batch.image_row_QP
+            self.model,
+            image.token_BND,
+            text.token_BTD,
+            batch.text_valid_RT,
+            batch.image_row_QP,
+            batch.text_row_Q,
         )
 
     def _write(self, batch: QuestionBatch, states: QuestionStates, count: Tensor) -> StepOutput:
-        answers = answer_texts(batch.answer_text_SL, batch.answer_valid_SL, batch.answer_question_S)
+        answers = AnswerTexts(batch.answer_text_SL, batch.answer_question_S, batch.answer_place_M)
         logits_MV = self.answerer.logits(states, answers)
         loss = answer_loss(logits_MV, answers, batch.answer_share_S) / count
         return StepOutput(loss, {"loss/vqa": loss.detach()})
@@ -87,7 +93,7 @@ def freeze_unread(model: VLModel) -> None:
 
 def soft_targets(batch: QuestionBatch, num_answers: int) -> Tensor:
     """float32 [Q, A]: the accuracy that each answer of the vocabulary would have."""
-    target_QA = batch.answer_score_S.new_zeros(len(batch.text_QT), num_answers)
+    target_QA = batch.answer_score_S.new_zeros(len(batch.text_row_Q), num_answers)
     # Answers outside the vocabulary add nothing, in a place that is there.
     known_S = batch.answer_index_S >= 0
     place_S = batch.answer_index_S.clamp(min=0)

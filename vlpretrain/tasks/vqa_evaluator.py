@@ -19,6 +19,7 @@ from vlpretrain.errors import UserError
 from vlpretrain.metrics.interval import accuracy_with_interval, grouped_accuracy
 from vlpretrain.metrics.language_prior import Asked, score_priors
 from vlpretrain.metrics.vqa import answer_type_of, question_type_of, results_record, vqa_accuracy
+from vlpretrain.models.answer_search import cut_at_end
 from vlpretrain.models.answerer import QuestionStates
 from vlpretrain.tasks.vqa import VqaTask
 from vlpretrain.tasks.vqa_examples import write_examples
@@ -104,8 +105,6 @@ class VqaEvaluator:
         if task.answerer.decoder is not None and self.writes:
             return self._written(task, states)
         score_QA = task.answerer.answer_scores(states, self.rank_first)
-        if task.loss == "cross_entropy" or task.answerer.decoder is not None:
-            score_QA = score_QA.log_softmax(dim=1)
         best = score_QA.exp().topk(min(SHOWN, score_QA.shape[1]), dim=1)
         listed = task.answerer.spec.answers
         tops = [
@@ -116,7 +115,11 @@ class VqaEvaluator:
 
     def _written(self, task: VqaTask, states: QuestionStates) -> list[Answer]:
         written = task.answerer.write(states, num_beams=self.beams)
-        texts = [[self.read_text(ids) for ids in beams] for beams in written.text_QKL.tolist()]
+        special = task.answerer.spec.special
+        texts = [
+            [self.read_text(cut_at_end(ids, special)) for ids in beams]
+            for beams in written.text_QKL.tolist()
+        ]
         scores = written.log_likelihood_QK.exp().tolist()
         tops = [tuple(zip(*pair, strict=True)) for pair in zip(texts, scores, strict=True)]
         return [Answer(top[0][0], top[:SHOWN]) for top in tops]

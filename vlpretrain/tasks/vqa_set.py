@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vlpretrain.padding import pad_ids
 from vlpretrain.types import COUNTS, QuestionBatch
 
 
@@ -74,30 +75,25 @@ class QuestionSet:
     def _batch(self, rows: Sequence[int]) -> QuestionBatch:
         samples = list(dict.fromkeys(self.questions[row].sample for row in rows))
         place = {sample: number for number, sample in enumerate(samples)}
-        text_QT, valid_QT = self._texts(rows)
+        texts = {self.token_ids[row]: None for row in rows}
+        text_row = {ids: place for place, ids in enumerate(texts)}
+        text_RT, valid_RT = pad_ids(list(texts), self.pad_id)
         first_Q1 = torch.tensor([[place[self.questions[row].sample]] for row in rows])
         none = torch.empty(0, dtype=torch.int64)
         no_text = torch.empty(0, 1, dtype=torch.int64)
         return QuestionBatch(
             pixels_ICHW=self.load_pixels(samples),
-            text_QT=text_QT,
-            text_valid_QT=valid_QT,
+            text_RT=text_RT,
+            text_valid_RT=valid_RT,
+            text_row_Q=torch.tensor([text_row[self.token_ids[row]] for row in rows]),
             image_row_QP=first_Q1 * self.num_pictures + torch.arange(self.num_pictures),
             answer_question_S=none,
             answer_index_S=none,
             answer_score_S=none.float(),
             answer_share_S=none.float(),
             answer_text_SL=no_text,
-            answer_valid_SL=no_text.bool(),
+            answer_place_M=none,
             counts=torch.zeros(len(COUNTS)),
             mean_counts=torch.zeros(len(COUNTS)),
             keys=tuple(str(self.questions[row].id) for row in rows),
         )
-
-    def _texts(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        longest = max(len(self.token_ids[row]) for row in rows)
-        text_QT = torch.full((len(rows), longest), self.pad_id, dtype=torch.int64)
-        for place, row in enumerate(rows):
-            text_QT[place, : len(self.token_ids[row])] = torch.tensor(self.token_ids[row])
-        length_Q1 = torch.tensor([[len(self.token_ids[row])] for row in rows])
-        return text_QT, torch.arange(longest) < length_Q1
