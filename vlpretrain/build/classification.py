@@ -15,7 +15,7 @@ from vlpretrain.build.class_names import check_same, labelled_set, read_classes,
 from vlpretrain.build.data import open_held_out, open_sources, picture_settings
 from vlpretrain.build.kit import TaskKit
 from vlpretrain.build.model import build_model, model_state, named
-from vlpretrain.build.overlap import find_overlap
+from vlpretrain.build.overlap import overlap_of
 from vlpretrain.config.task_schema import ClassificationConfig
 from vlpretrain.data.held_out import HeldOut
 from vlpretrain.data.labels import ClassList, LabelRecipe, is_number
@@ -134,7 +134,7 @@ class ClassificationKit(TaskKit):
             scorer=self._scorer(),
             mode=self.settings.mode,
             batch=self.config.evaluation.batch,
-            overlap=lambda: find_overlap(self.config),
+            overlap=lambda: overlap_of(self.config),
         )
 
     def _scorer(self) -> Scorer:

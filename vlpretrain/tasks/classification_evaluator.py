@@ -113,7 +113,7 @@ def constant_accuracy(num_C: Tensor, k: int) -> float:
     Args:
         num_C: pictures of each class.
     """
-    return (num_C.topk(k).values.sum() / num_C.sum()).item()
+    return int(num_C.topk(k).values.sum()) / int(num_C.sum())
 
 
 def figures(record: dict[str, Any]) -> dict[str, float]:

@@ -29,7 +29,7 @@ def write_labelled(
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(folder / name, "w") as shard:
         for number, label in enumerate(labels):
-            picture = b"no picture" if label == "broken" else _png(label, number)
+            picture = b"no picture" if label == "broken" else png(label, number)
             record = dict(more or {})
             if label is not None:
                 record["label"] = "red" if label == "broken" else label
@@ -38,7 +38,7 @@ def write_labelled(
     return folder
 
 
-def _png(label: Any, number: int) -> bytes:
+def png(label: Any, number: int) -> bytes:
     random = np.random.default_rng(number)
     colour = COLOURS.get(label, (label if isinstance(label, int) else 7, 128, 128))
     picture_HWC = random.normal(0, 20, (SIDE, SIDE, 3)) + colour
