@@ -34,7 +34,7 @@ def run_evaluation(config: RunConfig) -> int:
     on_main(lambda: run.begin(0))
     tokeniser = load_tokeniser(config.init)
     sources = main_first(lambda: open_sources(config.data.train, config.data))
-    kit = main_first(lambda: open_kit(config, sources, tokeniser, run.path))
+    kit = main_first(lambda: open_kit(config, sources, tokeniser, run.path, judging=True))
     evaluator = main_first(kit.evaluator)
     assert evaluator is not None
     task = kit.task().to(device)
