@@ -72,7 +72,7 @@ run_lint() {
 
 # Data, pretraining, questions, retrieval, one report. Further arguments go to each training.
 run_quickstart() {
-    local home="$root/runs/quickstart" where=() story
+    local home="$root/runs/quickstart" where=() story task
     story="$(fresh_folder "$home/run")"
     has_gpu || where=(--processes 2)
     render_scenes "$home/data/train" train 0 8000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-from vlpretrain.build.data import open_held_out
 from vlpretrain.build.overlap import overlap_of
 from vlpretrain.build.pairs import PretrainKit
 from vlpretrain.data.held_out import HeldOut
@@ -23,9 +22,8 @@ class RetrievalKit(PretrainKit):
     def evaluator(self) -> Evaluator | None:
         if not self.config.data.val:
             return None
-        held_out = open_held_out(self.config)
         return RetrievalEvaluator(
-            retrieval_set(held_out, self.tokeniser, self.config.data.max_tokens),
+            retrieval_set(self.held_out, self.tokeniser, self.config.data.max_tokens),
             ks=self.config.task.retrieval.k,
             batch_size=self.config.evaluation.batch,
             overlap=lambda: overlap_of(self.config),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vlpretrain.build import (
+    TaskKit,
     build_loader,
     build_tokeniser,
     checkpoint_activations,
@@ -18,19 +19,19 @@ from vlpretrain.build import (
     open_kit,
     open_sources,
 )
+from vlpretrain.build.resumed import resumed_run
 from vlpretrain.cli.summary import summarise
 from vlpretrain.config.check import check
 from vlpretrain.config.dump import dump_yaml
 from vlpretrain.config.schema import RunConfig
 from vlpretrain.data.shards import Source
 from vlpretrain.data.tokenise import Tokeniser, load_tokeniser
-from vlpretrain.distributed import is_main, rank, world_size
+from vlpretrain.distributed import gather_objects, is_main, rank, world_size
 from vlpretrain.engine import (
     RunFolder,
     TrainResult,
     export,
     join_processes,
-    list_checkpoints,
     resume,
     start_engine,
     train,
@@ -40,6 +41,7 @@ from vlpretrain.engine.run_folder import writing
 from vlpretrain.report import write_report
 
 Answer = TypeVar("Answer")
+NAMED = 5
 
 
 def run_training(config: RunConfig) -> int:
@@ -53,7 +55,8 @@ def run_training(config: RunConfig) -> int:
     run = open_run(config)
     tokeniser = prepare_tokeniser(config, sources, run)
     kit = main_first(lambda: open_kit(config, sources, tokeniser, run.path))
-    loader = build_loader(config, sources, kit.recipe(), rank(), world_size())
+    recipe = main_first(kit.recipe)
+    loader = build_loader(config, sources, recipe, rank(), world_size())
     evaluator = main_first(kit.evaluator)
     task = kit.task()
     summary = summarise(config, sources, loader, task, kit)
@@ -73,6 +76,7 @@ def run_training(config: RunConfig) -> int:
         export(engine, run.path / "export", partial(kit.save, task))
     run.close()
     finish(run, result)
+    run.say(unusable_lines(kit))
     return 128 + signal.SIGINT if result.stopped_by == signal.SIGINT else 0
 
 
@@ -112,13 +116,21 @@ def prepare_tokeniser(config: RunConfig, sources: Sequence[Source], run: RunFold
 
 def kept_tokenizer(config: RunConfig, run: RunFolder) -> Path | None:
     """The tokenizer of the run that is gone on with: its checkpoints know no other ids."""
-    if config.checkpoint.resume == "auto":
-        owner = run.path if list_checkpoints(run.checkpoints) else None
-    else:
-        owner = Path(config.checkpoint.resume).parent.parent
+    owner = resumed_run(config, run.path)
     if owner is None or not tokenizer_folder(owner).is_dir():
         return None
     return tokenizer_folder(owner)
+
+
+def unusable_lines(kit: TaskKit) -> list[str]:
+    """The held-out samples that an evaluation could not use, counted, and the first of them. All
+    ranks call: each has read its own share."""
+    parts = gather_objects(list(kit.unusable))
+    skips = list(dict.fromkeys(skip for part in parts for skip in part))
+    if not skips:
+        return []
+    shown = [f"  {skip.shard}/{skip.key}: {skip.reason}" for skip in skips[:NAMED]]
+    return [f"{len(skips)} held-out samples could not be used as they are:", *shown]
 
 
 def finish(run: RunFolder, result: TrainResult) -> None:
