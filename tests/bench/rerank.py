@@ -5,9 +5,9 @@
 
 Pictures and captions are random, weights too; the candidates are those of drawn embeddings in
 which a caption stands near its picture. The towers' states are given to both; what is timed is from
-there to the scores of every query's k candidates, both ways. Pair by pair is timed on a sample of
-the queries, in turns with parts of ours, and reckoned up to all; it scores a pair that both ways
-ask for twice. Times are process times.
+there to the scores of every query's k candidates, both ways. Ours is timed whole; pair by pair on a
+sample of the queries, reckoned up to all. A pair that both ways ask for it scores twice. Times are
+the process's, of all threads.
 """
 
 from __future__ import annotations
