@@ -17,6 +17,7 @@ class FloatBatchNorm2d(nn.BatchNorm2d):
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
+        assert self.momentum is not None
         if self.training:
             self.num_batches_tracked.add_(1)
         dtype = self.running_mean.dtype
@@ -35,5 +36,9 @@ class FloatBatchNorm2d(nn.BatchNorm2d):
 def keep_float_statistics(network: nn.Module) -> None:
     """Makes the network's plain batch norms such ones; they keep no state that others don't."""
     for module in network.modules():
-        if type(module) is nn.BatchNorm2d and module.track_running_stats and module.affine:
+        if type(module) is nn.BatchNorm2d and _is_usual(module):
             module.__class__ = FloatBatchNorm2d
+
+
+def _is_usual(norm: nn.BatchNorm2d) -> bool:
+    return norm.track_running_stats and norm.affine and norm.momentum is not None
