@@ -11,7 +11,7 @@ from torch import Tensor
 from vlpretrain.config.schema import ItcConfig, ItmConfig, MimConfig, MlmConfig, ScheduleConfig
 from vlpretrain.engine.contrast import gather_parts
 from vlpretrain.errors import UserError
-from vlpretrain.objectives.base import objective_weight
+from vlpretrain.objectives.base import RAMP_FROM, objective_weight
 from vlpretrain.objectives.pretrain import PretrainTask
 from vlpretrain.objectives.table import num_visible_blocks
 from vlpretrain.types import COUNTS, Batch, GlobalEmbeddings
@@ -125,7 +125,7 @@ def test_weight_over_the_run() -> None:
     weights = [
         objective_weight(2.0, 0.25, 0.75, 0.25, p) for p in (0, 0.25, 0.375, 0.5, 0.74, 0.75)
     ]
-    assert weights == [0, 0, 1, 2, 2, 0]
+    assert weights == [0, 2 * RAMP_FROM, 1, 2, 2, 0]
     assert objective_weight(2.0, 0.0, 1.0, 0.0, 0.0) == 2
     assert objective_weight(2.0, 0.0, 1.0, 0.0, 1.0) == 2
 

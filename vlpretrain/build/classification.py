@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from vlpretrain.build.class_names import check_same, labelled_set, read_classes, training_classes
-from vlpretrain.build.data import open_held_out, open_sources, picture_settings
+from vlpretrain.build.data import open_sources, picture_settings
 from vlpretrain.build.kit import TaskKit
 from vlpretrain.build.model import build_model, model_state, named
 from vlpretrain.build.overlap import overlap_of
 from vlpretrain.config.task_schema import ClassificationConfig
 from vlpretrain.data.held_out import HeldOut
 from vlpretrain.data.labels import ClassList, LabelRecipe, is_number
-from vlpretrain.data.questions import pad_ids
 from vlpretrain.errors import UserError
 from vlpretrain.models.classifier import Classifier, ClassifierSpec
 from vlpretrain.models.classifier_files import load_classifier, read_classifier, save_classifier
 from vlpretrain.models.vlmodel import VLModel
+from vlpretrain.padding import pad_ids
 from vlpretrain.tasks.classification import ClassificationTask
 from vlpretrain.tasks.classification_evaluator import ClassificationEvaluator, constant_accuracy
 from vlpretrain.tasks.classification_scores import (
@@ -91,7 +91,7 @@ class ClassificationKit(TaskKit):
         """The held-out ones; None where there are none."""
         if not self.config.data.val:
             return None
-        return self._labelled(open_held_out(self.config), "data.val")
+        return self._labelled(self.held_out, "data.val")
 
     def _labelled(self, held_out: HeldOut, where: str) -> LabelledSet:
         return labelled_set(held_out, self.classes, self.config.data.max_skipped, where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,53 @@ def read_doctor_options(arguments: Sequence[str]) -> DoctorOptions:
     parser.add_argument("--ranks", type=_count, default=0)
     known, rest = parser.parse_known_args(list(arguments))
     return DoctorOptions(known.ranks, rest)
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """What to explain, and where to."""
+
+    images: tuple[str, ...]
+    text: str
+    model: Path  # an export folder
+    out: Path  # a PNG file
+    layer: int | None  # of the fusion, from 0; None: the default
+    question: bool  # the text is a question
+
+
+def read_explain_options(arguments: Sequence[str]) -> ExplainOptions:
+    """`IMAGE [IMAGE ...] TEXT --model EXPORT [--out PNG] [--layer N] [--question]`.
+
+    Raises:
+        UserError: something is missing, the text is empty, or the output is no PNG file.
+    """
+    usage = 'vlpretrain explain IMAGE [IMAGE ...] "text" --model EXPORT'
+    parser = _Parser(prog="vlpretrain explain", allow_abbrev=False)
+    parser.add_argument("given", nargs="+", metavar="IMAGE ... TEXT", help="pictures, then a text")
+    parser.add_argument("--model", type=Path, required=True, help="an export folder")
+    parser.add_argument("--out", type=Path, default=Path("explain.png"), help="the PNG to write")
+    parser.add_argument("--layer", type=int, help="of the fusion, 0 the first")
+    parser.add_argument("--question", action="store_true", help="explain the answer to the text")
+    options = parser.parse_intermixed_args(list(arguments))
+    *images, text = options.given
+    if not images or os.path.isfile(text):
+        raise UserError("explain needs a picture, and a text behind it", fix=usage)
+    check_text(text)
+    if options.out.suffix.lower() != ".png" or options.out.is_dir():
+        raise UserError(f"{str(options.out)!r} is no PNG file", where="--out", fix="explain.png")
+    return ExplainOptions(
+        tuple(images), text, options.model, options.out, options.layer, options.question
+    )
+
+
+def check_text(text: str) -> None:
+    """Refuses a text in which there is nothing to read, and bytes that are no text."""
+    if not text.strip():
+        raise UserError("the text is empty", fix='a text in quotes: "two dogs on grass"')
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the text {text!r} is no UTF-8", fix="a terminal set to UTF-8") from error
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from vlpretrain.build import TaskKit, open_kit, open_sources
 from vlpretrain.build.data import check_export
 from vlpretrain.build.model import read_training
-from vlpretrain.cli.train import main_first
+from vlpretrain.cli.train import main_first, unusable_lines
 from vlpretrain.config.dump import dump_yaml
 from vlpretrain.config.schema import RunConfig
 from vlpretrain.data.tokenise import load_tokeniser
@@ -48,6 +48,7 @@ def run_evaluation(config: RunConfig) -> int:
     run.log({"split": "val", "step": 0, **figures})
     run.close()
     finish(run, figures)
+    run.say(unusable_lines(kit))
     return 0
 
 

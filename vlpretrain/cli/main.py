@@ -27,6 +27,8 @@ usage: vlpretrain COMMAND ...
   report RUN [RUN ...] [--chain] [--out FILE]
                  write RUN/report.html again; of several runs one page, story.html in the last
                  one's folder; --chain adds the runs that a run began from
+  explain IMAGE [IMAGE ...] "text" --model EXPORT [--out explain.png] [--layer N] [--question]
+                 show where the model looks for each word of the text: one PNG a picture, and JSON
 
 `vlpretrain config --help` lists every field.
 """
@@ -55,6 +57,7 @@ def _command(name: str) -> Callable[[list[str]], int]:
         "config": _config,
         "doctor": _doctor,
         "report": _report,
+        "explain": _explain,
     }
     if name not in commands:
         raise UserError(f"unknown command {name!r}", fix=f"one of {', '.join(commands)}")
@@ -100,6 +103,12 @@ def _report(arguments: list[str]) -> int:
     else:
         print(write_report(options.runs[0], options.out))
     return 0
+
+
+def _explain(arguments: list[str]) -> int:
+    from vlpretrain.cli.explain import explain
+
+    return explain(arguments)
 
 
 if __name__ == "__main__":

@@ -99,6 +99,10 @@ class Objective(nn.Module, ABC):
         """The loss; `fused_KD` are the states that `request` asked for."""
 
 
+# The share of a weight that a ramp begins with.
+RAMP_FROM = 1e-3
+
+
 def mean_count(batch: MicroBatch, unit: str) -> Tensor:
     """What a local sum is divided by; 1 where the whole global batch holds none of it."""
     count = batch.mean_counts[COUNTS.index(unit)]
@@ -111,9 +115,10 @@ def objective_weight(
     """An objective's weight at a share of the run; 0: it is not computed at all.
 
     It runs from `start` (included) to `stop` (excluded, but for the run's end) and its weight
-    rises linearly over the `ramp` after `start`. A function of progress alone, so that every rank
+    rises linearly over the `ramp` after `start`, from RAMP_FROM of it: at `start` it is on, so that
+    a run whose objectives all begin there has one. A function of progress alone, so that every rank
     runs the same modules.
     """
     if progress < start or (progress >= stop and stop < 1):
         return 0.0
-    return weight * min(1.0, (progress - start) / ramp) if ramp > 0 else weight
+    return weight * min(1.0, max(RAMP_FROM, (progress - start) / ramp)) if ramp > 0 else weight
