@@ -28,6 +28,14 @@ AT_ONCE = tuple(
 )
 
 
+# The tower of configs/quickstart.yaml, for the start from random weights.
+VIT = (
+    *("--model.vision.name", "vit_tiny_patch16_224", "--model.vision.width", "192"),
+    *("--model.vision.depth", "4", "--model.vision.heads", "4", "--model.vision.patch", "8"),
+    *("--model.vision.position", "conditional"),
+)
+
+
 @dataclass(frozen=True)
 class Study:
     """What is pretrained on, what is fine-tuned, and which figures are compared."""
@@ -53,7 +61,7 @@ def easy_vqa(data: Path) -> Study:
         (*NO_MIM, *AT_ONCE),
         "configs/easy_vqa.yaml",
         ("--data.train", str(share), "--data.val", str(data / "test"), "--train.epochs", "20"),
-        ("--data.vocab-size", "400"),
+        ("--data.vocab-size", "400", *VIT),
         {
             "val/vqa_accuracy": "accuracy, %",
             "val/chance_question_only_accuracy": "question only, %",
