@@ -21,17 +21,24 @@ class TaskKit(ABC):
     """A task's objects for one run. Every rank makes its own, rank 0 before the others.
 
     Args:
-        sources: of training; none for an evaluation.
+        sources: of training; for an evaluation those that are known, or none.
         folder: the run's, where what is made of the training data once is kept.
+        judging: `config.init` is judged as it is; nothing is trained.
     """
 
     def __init__(
-        self, config: RunConfig, sources: Sequence[Source], tokeniser: Tokeniser, folder: Path
+        self,
+        config: RunConfig,
+        sources: Sequence[Source],
+        tokeniser: Tokeniser,
+        folder: Path,
+        judging: bool = False,
     ) -> None:
         self.config = config
         self.sources = sources
         self.tokeniser = tokeniser
         self.folder = folder
+        self.judging = judging
 
     @abstractmethod
     def recipe(self) -> Recipe:

@@ -19,7 +19,11 @@ KITS: dict[str, type[TaskKit]] = {
 
 
 def open_kit(
-    config: RunConfig, sources: Sequence[Source], tokeniser: Tokeniser, folder: Path
+    config: RunConfig,
+    sources: Sequence[Source],
+    tokeniser: Tokeniser,
+    folder: Path,
+    judging: bool = False,
 ) -> TaskKit:
-    """The objects of the run's task."""
-    return KITS[config.task.name](config, sources, tokeniser, folder)
+    """The objects of the run's task; see TaskKit."""
+    return KITS[config.task.name](config, sources, tokeniser, folder, judging)

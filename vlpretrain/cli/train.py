@@ -18,6 +18,7 @@ from vlpretrain.build import (
     open_kit,
     open_sources,
 )
+from vlpretrain.build.resumed import resumed_run
 from vlpretrain.cli.summary import summarise
 from vlpretrain.config.check import check
 from vlpretrain.config.dump import dump_yaml
@@ -30,7 +31,6 @@ from vlpretrain.engine import (
     TrainResult,
     export,
     join_processes,
-    list_checkpoints,
     resume,
     start_engine,
     train,
@@ -53,7 +53,8 @@ def run_training(config: RunConfig) -> int:
     run = open_run(config)
     tokeniser = prepare_tokeniser(config, sources, run)
     kit = main_first(lambda: open_kit(config, sources, tokeniser, run.path))
-    loader = build_loader(config, sources, kit.recipe(), rank(), world_size())
+    recipe = main_first(kit.recipe)
+    loader = build_loader(config, sources, recipe, rank(), world_size())
     evaluator = main_first(kit.evaluator)
     task = kit.task()
     summary = summarise(config, sources, loader, task, kit)
@@ -112,10 +113,7 @@ def prepare_tokeniser(config: RunConfig, sources: Sequence[Source], run: RunFold
 
 def kept_tokenizer(config: RunConfig, run: RunFolder) -> Path | None:
     """The tokenizer of the run that is gone on with: its checkpoints know no other ids."""
-    if config.checkpoint.resume == "auto":
-        owner = run.path if list_checkpoints(run.checkpoints) else None
-    else:
-        owner = Path(config.checkpoint.resume).parent.parent
+    owner = resumed_run(config, run.path)
     if owner is None or not tokenizer_folder(owner).is_dir():
         return None
     return tokenizer_folder(owner)
