@@ -45,13 +45,13 @@ def open_sources(specs: Sequence[str], data: DataConfig) -> list[Source]:
 def build_tokeniser(
     config: RunConfig, sources: Sequence[Source], samples: int = TOKENIZER_SAMPLES
 ) -> Tokeniser:
-    """The named tokenizer, that of `init`, or one trained on the texts of the first `samples`
+    """That of `init`, the named tokenizer, or one trained on the texts of the first `samples`
     samples."""
-    if config.data.tokenizer != TRAINED_HERE:
-        return load_tokeniser(config.data.tokenizer)
     if config.init:
         check_export(config.init)
         return load_tokeniser(config.init)
+    if config.data.tokenizer != TRAINED_HERE:
+        return load_tokeniser(config.data.tokenizer)
     return train_wordpiece(read_words(sources, samples), config.data.vocab_size)
 
 

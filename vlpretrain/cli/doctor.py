@@ -87,10 +87,11 @@ def examine(config: RunConfig, ranks: int, findings: Findings) -> None:
     tokeniser = build_tokeniser(config, sources, samples=LOOKED_AT)
     with tempfile.TemporaryDirectory() as folder:
         kit = open_kit(config, sources, tokeniser, Path(folder))
-    maker = build_batch_maker(config, sources, kit.recipe())
+        recipe = kit.recipe()
+        task: Any = kit.task()
+    maker = build_batch_maker(config, sources, recipe)
     look_at_samples(config, maker, tokeniser, findings)
     findings.say("length", length_lines(config, sources, split))
-    task: Any = kit.task()
     findings.say("model", model_lines(task, kit))
     batch, _ = maker.make(0, COUNTED_ON)
     measured = measure(task, batch, config.train)
