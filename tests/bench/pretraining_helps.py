@@ -71,7 +71,7 @@ def easy_vqa(data: Path) -> Study:
         ("--data.train", str(data / "scenes"), str(data / "train")),
         (*NO_MIM, *AT_ONCE),
         "configs/easy_vqa.yaml",
-        ("--data.train", str(share), "--data.val", str(data / "test"), "--train.epochs", "20"),
+        ("--data.train", str(share), "--data.val", str(data / "test"), "--train.epochs", "12"),
         ("--data.vocab-size", "400", *VIT),
         {
             "val/vqa_accuracy": "accuracy, %",
