@@ -14,11 +14,13 @@ from vlpretrain.build.data import picture_settings
 from vlpretrain.build.kit import TaskKit
 from vlpretrain.build.model import build_model, model_state
 from vlpretrain.build.overlap import overlap_of
+from vlpretrain.build.resumed import kept_file
 from vlpretrain.config.task_schema import VqaConfig
 from vlpretrain.data.answers import AnswerVocabulary, build_vocabulary, training_questions
 from vlpretrain.data.held_out import HeldOut
 from vlpretrain.data.questions import Question, QuestionRecipe, QuestionSettings, read_questions
 from vlpretrain.data.sample import SampleError
+from vlpretrain.distributed import is_main
 from vlpretrain.errors import UserError
 from vlpretrain.metrics.language_prior import Asked
 from vlpretrain.metrics.vqa import normalise_answer, soft_scores, written_forms
@@ -60,10 +62,14 @@ class VqaKit(TaskKit):
 
     @cached_property
     def vocabulary(self) -> AnswerVocabulary:
-        path = self.folder / VOCABULARY_FILE
-        if path.is_file():
-            return AnswerVocabulary.load(path)
-        vocabulary = build_vocabulary(
+        kept = kept_file(self.config, self.folder, VOCABULARY_FILE)
+        vocabulary = AnswerVocabulary.load(kept) if kept is not None else self._new_vocabulary()
+        if is_main():
+            vocabulary.save(self.folder / VOCABULARY_FILE)
+        return vocabulary
+
+    def _new_vocabulary(self) -> AnswerVocabulary:
+        return build_vocabulary(
             self.questions,
             soft_scores,
             written_forms,
@@ -71,8 +77,6 @@ class VqaKit(TaskKit):
             min_count=self.vqa.min_count,
             min_coverage=0.0 if self.vqa.answer_with == "decode" else self.vqa.min_coverage,
         )
-        vocabulary.save(path)
-        return vocabulary
 
     @property
     def answers(self) -> tuple[str, ...]:
