@@ -84,7 +84,7 @@ run_quickstart() {
             --init "$story/pretrain/export" "$@"
     done
     "$python" -m vlpretrain.cli.main report "$story"/{pretrain,vqa,retrieval} \
-        --out "$story/story.html"
+        --out "$story/story.html" >/dev/null
     echo "the whole story, worth opening: $story/story.html"
 }
 

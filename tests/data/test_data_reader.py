@@ -110,3 +110,19 @@ def test_a_failing_disk_is_told_with_the_shard(
     monkeypatch.setattr(os, "pread", fail)
     with pytest.raises(UserError, match=r"\.tar: the shard can't be read: .*Input/output error"):
         reader.read(Position(0, 0, 0, 0, 0))
+
+
+def test_texts_are_read_without_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_shards(tmp_path, num_shards=1, num_samples=5)
+    reader = ShardReader([source])
+    sizes: list[int] = []
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        sizes.append(size)
+        return os_pread(descriptor, size, offset)
+
+    os_pread = os.pread
+    monkeypatch.setattr(os, "pread", pread)
+    sample = reader.read_texts(Position(0, 4, 0, 0, 4))
+    assert sample.parts == {"txt": b"0 4", "json": b""}
+    assert sum(sizes) == 3

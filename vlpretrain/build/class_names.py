@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from vlpretrain.build.model import named
-from vlpretrain.build.resumed import kept_file
+from vlpretrain.build.resumed import resumed_run
 from vlpretrain.config.schema import RunConfig
 from vlpretrain.data.held_out import HeldOut, read_texts
 from vlpretrain.data.labels import ClassList, class_name, in_order
@@ -34,10 +34,10 @@ def training_classes(config: RunConfig, sources: Sequence[Source], folder: Path)
             label.
     """
     wanted = config.task.classification.classes
-    kept = kept_file(config, folder, CLASSES_FILE)
-    if kept is not None:
-        classes = tuple(read_description(kept)["classes"])
-        check_same(classes, wanted, f"the run in {kept.parent} was begun")
+    owner = resumed_run(config, folder) if is_main() else folder
+    if owner is not None and (owner / CLASSES_FILE).is_file():
+        classes = tuple(read_description(owner / CLASSES_FILE)["classes"])
+        check_same(classes, wanted, f"the run in {owner} was begun")
     else:
         classes = wanted or read_classes(sources, "data.train")
     if is_main():

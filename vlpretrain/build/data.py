@@ -47,13 +47,13 @@ def open_sources(specs: Sequence[str], data: DataConfig) -> list[Source]:
 def build_tokeniser(
     config: RunConfig, sources: Sequence[Source], samples: int = TOKENIZER_SAMPLES
 ) -> Tokeniser:
-    """The named tokenizer, that of `init`, or one trained on the texts of the first `samples`
+    """That of `init`, the named tokenizer, or one trained on the texts of the first `samples`
     samples; where there is none and the run reads none, one of single characters."""
-    if config.data.tokenizer != TRAINED_HERE:
-        return load_tokeniser(config.data.tokenizer)
     if config.init:
         check_export(config.init)
         return load_tokeniser(config.init)
+    if config.data.tokenizer != TRAINED_HERE:
+        return load_tokeniser(config.data.tokenizer)
     words = read_words(sources, samples)
     first = next(words, None)
     if first is None and not reads_texts(config):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vlpretrain.build.data import check_export
 from vlpretrain.config.schema import ObjectivesConfig, RunConfig
+from vlpretrain.data.remote import is_remote
 from vlpretrain.data.tokenise import Tokeniser
 from vlpretrain.errors import UserError
 from vlpretrain.models.factory import create_model, read_spec
@@ -54,11 +55,14 @@ def start_from(config: RunConfig) -> VLModel:
     built = create_model(replace(spec, vision=vision, text=text, fusion=fusion))
     state = resize_positions(read_weights(config.init), built)
     report = load_weights(built, state, source=config.init)
-    if report.missing or report.mismatched:
+    if report.missing or report.mismatched or report.unexpected:
+        another_size = data.image_size != spec.vision.image_size
         raise UserError(
             f"the weights do not fit the model\n{report}",
             where=f"init {config.init}",
-            fix="export the model again",
+            fix=f"data.image_size {spec.vision.image_size}, the size that it was trained at"
+            if another_size
+            else "export the model again",
         )
     return built
 
@@ -164,7 +168,7 @@ def read_training(export_folder: str | Path) -> Training | None:
 
 def write_training(config: RunConfig, folder: Path) -> None:
     before = read_training(config.init) if config.init else None
-    sources = [_absolute(spec) for spec in config.data.train]
+    sources = [absolute_spec(spec) for spec in config.data.train]
     known = [*(before.sources if before else ()), *sources]
     content = {"task": config.task.name, "sources": list(dict.fromkeys(known))}
     partial = folder / f"{TRAINING_FILE}.partial"
@@ -172,8 +176,9 @@ def write_training(config: RunConfig, folder: Path) -> None:
     os.replace(partial, folder / TRAINING_FILE)
 
 
-def _absolute(spec: str) -> str:
-    return str(Path(spec).resolve()) if Path(spec).exists() else spec
+def absolute_spec(spec: str) -> str:
+    """A source as it is found from any folder."""
+    return spec if is_remote(spec) else str(Path(spec).resolve())
 
 
 def named(names: Sequence[str], limit: int = 5) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vlpretrain.build.data import open_sources
-from vlpretrain.build.model import read_training
+from vlpretrain.build.model import absolute_spec, read_training
 from vlpretrain.config.schema import RunConfig
 from vlpretrain.data.fingerprint import find_overlap, join_fingerprints, load_fingerprints
 from vlpretrain.data.shards import Source
@@ -43,7 +43,7 @@ def overlap_of(config: RunConfig) -> dict[str, Any] | None:
 
 def training_specs(config: RunConfig) -> list[str]:
     before = read_training(config.init) if config.init else None
-    own = [str(Path(spec).resolve()) if Path(spec).exists() else spec for spec in config.data.train]
+    own = [absolute_spec(spec) for spec in config.data.train]
     return list(dict.fromkeys([*(before.sources if before else ()), *own]))
 
 

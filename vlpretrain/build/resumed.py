@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from vlpretrain.config.schema import RunConfig
-from vlpretrain.distributed import is_main
 from vlpretrain.engine import list_checkpoints
 
 
@@ -20,13 +19,3 @@ def resumed_run(config: RunConfig, folder: Path) -> Path | None:
     if wish == "auto":
         return folder if list_checkpoints(folder / "checkpoints") else None
     return None if wish == "never" else Path(wish).parent.parent
-
-
-def kept_file(config: RunConfig, folder: Path, name: str) -> Path | None:
-    """What the run that is gone on with made of its training data; None where it is to be made.
-
-    Rank 0 leaves it in the run's own `folder`, where the others, who come after it, find it.
-    """
-    owner = resumed_run(config, folder) if is_main() else folder
-    path = owner / name if owner is not None else None
-    return path if path is not None and path.is_file() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +15,14 @@ from vlpretrain.build.data import picture_settings
 from vlpretrain.build.kit import TaskKit
 from vlpretrain.build.model import build_model, model_state
 from vlpretrain.build.overlap import overlap_of
-from vlpretrain.build.resumed import kept_file
+from vlpretrain.build.resumed import resumed_run
 from vlpretrain.config.task_schema import VqaConfig
-from vlpretrain.data.answers import AnswerVocabulary, build_vocabulary, training_questions
+from vlpretrain.data.answers import (
+    AnswerVocabulary,
+    build_vocabulary,
+    coverage_of,
+    training_questions,
+)
 from vlpretrain.data.held_out import HeldOut
 from vlpretrain.data.questions import Question, QuestionRecipe, QuestionSettings, read_questions
 from vlpretrain.data.sample import SampleError
@@ -26,12 +32,12 @@ from vlpretrain.metrics.language_prior import Asked
 from vlpretrain.metrics.vqa import normalise_answer, soft_scores, written_forms
 from vlpretrain.models.answer_decoder import SpecialIds
 from vlpretrain.models.answerer import Answerer, AnswererSpec
-from vlpretrain.models.answerer_files import load_answerer, save_answerer
+from vlpretrain.models.answerer_files import load_answerer, read_answerer, save_answerer
 from vlpretrain.models.vlmodel import VLModel
 from vlpretrain.tasks.vqa import VqaTask
 from vlpretrain.tasks.vqa_evaluator import VqaEvaluator
 from vlpretrain.tasks.vqa_set import AskedQuestion, QuestionSet
-from vlpretrain.types import Evaluator
+from vlpretrain.types import Evaluator, Skip
 
 VOCABULARY_FILE = "answers.json"
 
@@ -48,12 +54,22 @@ class VqaKit(TaskKit):
         return self.config.task.vqa
 
     @cached_property
-    def kept_answerer(self) -> Answerer | None:
-        """That of the model that the run starts from."""
-        if not self.config.init:
-            return None
-        model = build_model(self.config, self.tokeniser)
-        return load_answerer(Path(self.config.init), model.fusion.width, model.text.vocab_size)
+    def kept(self) -> AnswererSpec | None:
+        """What the answerer of the model that the run starts from is made of, if it has one.
+
+        Raises:
+            UserError: the configuration asks for another kind, or there is none to judge.
+        """
+        spec = read_answerer(Path(self.config.init)) if self.config.init else None
+        if spec is not None:
+            self._check(spec)
+        elif self.judging:
+            raise UserError(
+                "the model answers no questions: there is no answerer.json",
+                where=f"init {self.config.init}",
+                fix=f"fine-tune it first: vlpretrain finetune CONFIG --init {self.config.init}",
+            )
+        return spec
 
     @cached_property
     def questions(self) -> list[Question]:
@@ -62,30 +78,46 @@ class VqaKit(TaskKit):
 
     @cached_property
     def vocabulary(self) -> AnswerVocabulary:
-        kept = kept_file(self.config, self.folder, VOCABULARY_FILE)
-        vocabulary = AnswerVocabulary.load(kept) if kept is not None else self._new_vocabulary()
+        """Of the model that the run starts from, else of the run that is gone on with, else made of
+        the training questions. Rank 0 leaves it in the run's folder, where the others find it."""
+        if self.kept is not None:
+            return self._known(self.kept.answers)
+        owner = resumed_run(self.config, self.folder) if is_main() else self.folder
+        if owner is not None and (owner / VOCABULARY_FILE).is_file():
+            vocabulary = AnswerVocabulary.load(owner / VOCABULARY_FILE)
+        else:
+            vocabulary = self._made()
         if is_main():
             vocabulary.save(self.folder / VOCABULARY_FILE)
         return vocabulary
 
-    def _new_vocabulary(self) -> AnswerVocabulary:
+    def _made(self) -> AnswerVocabulary:
         return build_vocabulary(
             self.questions,
             soft_scores,
             written_forms,
             top=self.vqa.top_answers,
             min_count=self.vqa.min_count,
-            min_coverage=0.0 if self.vqa.answer_with == "decode" else self.vqa.min_coverage,
+            min_coverage=self.min_coverage,
         )
 
+    def _known(self, written: tuple[str, ...]) -> AnswerVocabulary:
+        """Where nothing is trained, as much as is known."""
+        answers = tuple(normalise_answer(answer) for answer in written)
+        questions = [one for one in self.questions if one.answers or not self.judging]
+        coverage = None
+        if questions or not self.judging:
+            least = 0.0 if self.judging else self.min_coverage
+            coverage = coverage_of(answers, questions, soft_scores, least)
+        return AnswerVocabulary(answers, written, coverage, len(questions))
+
     @property
-    def answers(self) -> tuple[str, ...]:
-        """As they are written."""
-        kept = self.kept_answerer
-        return kept.spec.answers if kept is not None else self.vocabulary.written
+    def min_coverage(self) -> float:
+        """A decoder writes what its list lacks."""
+        return 0.0 if self.vqa.answer_with == "decode" else self.vqa.min_coverage
 
     def recipe(self) -> QuestionRecipe:
-        index = {normalise_answer(answer): place for place, answer in enumerate(self.answers)}
+        vocabulary = self.vocabulary
         decodes = self.vqa.answer_with == "decode"
         return QuestionRecipe(
             self.tokeniser,
@@ -97,22 +129,22 @@ class VqaKit(TaskKit):
                 max_answer_tokens=self.vqa.max_answer_tokens if decodes else 0,
                 blind=self.vqa.blind,
             ),
-            index,
+            vocabulary.index,
             soft_scores,
             normalise_answer,
+            dict(zip(vocabulary.answers, vocabulary.written, strict=True)),
         )
 
     def task(self) -> VqaTask:
         model = build_model(self.config, self.tokeniser)
-        answerer = self.kept_answerer
+        width, vocab_size = model.fusion.width, model.text.vocab_size
+        torch.manual_seed(self.config.train.seed + 1)
+        answerer = load_answerer(Path(self.config.init), width, vocab_size) if self.kept else None
         if answerer is None:
-            torch.manual_seed(self.config.train.seed + 1)
-            answerer = Answerer(self._spec(model), model.fusion.width, model.text.vocab_size)
-        self._check(answerer)
+            answerer = Answerer(self._spec(model), width, vocab_size)
         return VqaTask(model, answerer, self.vqa.loss)
 
-    def _check(self, answerer: Answerer) -> None:
-        spec = answerer.spec
+    def _check(self, spec: AnswererSpec) -> None:
         for name, there, wanted in (
             ("pictures", spec.num_pictures, self.vqa.pictures),
             ("answer_with", spec.kind, self.vqa.answer_with),
@@ -121,7 +153,8 @@ class VqaKit(TaskKit):
                 raise UserError(
                     f"the model was fine-tuned with {there}, the configuration says {wanted}",
                     where=f"task.vqa.{name}",
-                    fix=f"task.vqa.{name}: {there}, or a pretrained model as init",
+                    fix=f"task.vqa.{name}: {there}"
+                    + ("" if self.judging else ", or a pretrained model as init"),
                 )
 
     def _spec(self, model: VLModel) -> AnswererSpec:
@@ -130,16 +163,16 @@ class VqaKit(TaskKit):
             return AnswererSpec(
                 "classify",
                 vqa.pictures,
-                self.answers,
+                self.vocabulary.written,
                 dropout=vqa.dropout,
                 exclusive=vqa.loss == "cross_entropy",
             )
-        special = self._special_ids()
-        encoded = self.tokeniser.encode(self.answers, vqa.max_answer_tokens)
+        special, written = self._special_ids(), self.vocabulary.written
+        encoded = self.tokeniser.encode(written, vqa.max_answer_tokens)
         return AnswererSpec(
             kind="decode",
             num_pictures=vqa.pictures,
-            answers=self.answers,
+            answers=written,
             dropout=vqa.dropout,
             depth=vqa.decoder_depth,
             heads=model.fusion.spec.heads,
@@ -181,17 +214,17 @@ class VqaKit(TaskKit):
         return [Asked(one.text, one.answers) for one in self.questions if one.answers]
 
     def _vocabulary_facts(self) -> dict[str, Any]:
-        if self.kept_answerer is not None:
-            return {"size": len(self.answers), "coverage": None}
-        return {"size": len(self.answers), "coverage": self.vocabulary.coverage}
+        return {"size": len(self.vocabulary.answers), "coverage": self.vocabulary.coverage}
 
     def chance(self, task: nn.Module, batch: Any) -> dict[str, float]:
-        """The accuracy of always giving the most frequent answer."""
-        if self.kept_answerer is not None or not self.vocabulary.answers:
-            return {}
-        best = self.vocabulary.answers[0]
-        scores = [soft_scores(one.answers).get(best, 0.0) for one in self.questions if one.answers]
-        return {"vqa/accuracy": sum(scores) / len(scores)}
+        """The accuracy of giving one answer to all questions: the one that is right most often."""
+        answered = [question.answers for question in self.questions if question.answers]
+        totals: defaultdict[str, float] = defaultdict(float)
+        for answers in answered:
+            for answer, score in soft_scores(answers).items():
+                totals[answer] += score
+        best = max((totals[answer] for answer in self.vocabulary.answers), default=0.0)
+        return {"vqa/accuracy": best / len(answered)}
 
     def facts(self) -> dict[str, Any]:
         facts = self._vocabulary_facts()
@@ -210,24 +243,27 @@ def question_set(held_out: HeldOut, kit: VqaKit) -> QuestionSet:
     for row, sample in enumerate(held_out.samples):
         try:
             read = read_questions(sample)
-        except SampleError:
+        except SampleError as error:
+            held_out.skips.append(Skip(sample.shard, sample.key, str(error)))
             continue
         questions += [
             AskedQuestion(one.text, one.answers, one.id, row, one.type, one.answer_type, one.group)
             for one in read
         ]
     encoded = kit.tokeniser.encode([one.text for one in questions], kit.config.data.max_tokens)
-    pictures, blind = kit.vqa.pictures, kit.vqa.blind
+    pictures, side = kit.vqa.pictures, kit.config.data.image_size
 
     def load_pixels(rows: Sequence[int]) -> Tensor:
+        if kit.vqa.blind:
+            return torch.zeros(len(rows) * pictures, 3, side, side, dtype=torch.uint8)
         pixels = torch.stack([held_out.pixels(rows, number) for number in range(pictures)], dim=1)
-        return pixels.flatten(0, 1) * (not blind)
+        return pixels.flatten(0, 1)
 
     return QuestionSet(
         questions=tuple(questions),
         token_ids=tuple(tuple(text.ids) for text in encoded),
         load_pixels=load_pixels,
         num_pictures=pictures,
-        num_samples=len(held_out),
         pad_id=kit.tokeniser.pad_id,
+        skips=held_out.skips,
     )

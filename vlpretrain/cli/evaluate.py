@@ -14,7 +14,8 @@ from vlpretrain.build.data import check_export
 from vlpretrain.build.model import read_training
 from vlpretrain.cli.train import main_first, unusable_lines
 from vlpretrain.config.dump import dump_yaml
-from vlpretrain.config.schema import RunConfig
+from vlpretrain.config.schema import DataConfig, RunConfig
+from vlpretrain.data.remote import is_remote
 from vlpretrain.data.tokenise import load_tokeniser
 from vlpretrain.distributed import is_main, world_size
 from vlpretrain.engine import RunFolder, join_processes, list_checkpoints
@@ -29,9 +30,10 @@ def run_evaluation(config: RunConfig) -> int:
     `config.out`. Every rank calls this. Returns the exit code."""
     device = join_processes()
     check_model(config)
-    config = with_known_sources(beside_training(config))
+    config = main_first(lambda: with_known_sources(beside_training(config)))
     run = main_first(lambda: RunFolder(config.out, dump_yaml(config), tensorboard=False))
-    on_main(lambda: run.begin(0))
+    # Its one line stands at step 0, and an evaluation made anew replaces it.
+    on_main(lambda: run.begin(-1))
     tokeniser = load_tokeniser(config.init)
     sources = main_first(lambda: open_sources(config.data.train, config.data))
     kit = main_first(lambda: open_kit(config, sources, tokeniser, run.path, judging=True))
@@ -81,13 +83,25 @@ def beside_training(config: RunConfig) -> RunConfig:
 
 
 def with_known_sources(config: RunConfig) -> RunConfig:
-    """With the last training's sources where none are given and they are still there: baselines
-    and neighbours are made of them."""
+    """With the training sources that can be opened, those of the configuration or else of the
+    model's trainings: baselines and neighbours are made of them, the rest does without."""
     training = read_training(config.init)
-    if config.data.train or training is None:
-        return config
-    there = tuple(spec for spec in training.sources if Path(spec).exists())
+    specs = config.data.train or (training.sources if training else ())
+    there = tuple(spec for spec in specs if _opens(spec, config.data))
+    missing = [spec for spec in config.data.train if spec not in there]
+    if missing and is_main():
+        print(f"judged without the training data that is not here: {', '.join(missing)}")
     return replace(config, data=replace(config.data, train=there, weights=()))
+
+
+def _opens(spec: str, data: DataConfig) -> bool:
+    if is_remote(spec):
+        return False
+    try:
+        open_sources([spec], data)
+    except UserError:
+        return False
+    return True
 
 
 def write_summary(config: RunConfig, kit: TaskKit, run: RunFolder) -> None:

@@ -84,6 +84,13 @@ def check_evaluation(config: RunConfig) -> None:
         raise UserError(
             "no model to judge", where="init", fix="the export/ folder of a run: --init DIR"
         )
+    if config.task.name == "pretrain":
+        raise UserError(
+            "a model leaves the heads of its pretraining behind: nothing is left to judge by them",
+            where="task.name",
+            fix="vqa, retrieval or classification; what data.val said of a pretraining stands in "
+            "its report",
+        )
     for problem in (*_not_finite(config, ""), *_out_of_range(config), *_task(config)):
         raise problem
 
@@ -239,6 +246,8 @@ def _pictures(config: RunConfig) -> Iterator[UserError]:
             where="model.vision.patch",
             fix=f"image_size {nearest_multiple(size, patch)}, or another patch",
         )
+    if not trains_pairs(config):
+        return  # no picture is hidden
     if mim.weight and size % mim.block:
         yield UserError(
             f"a mask block of {mim.block} pixels does not divide a picture of {size}",

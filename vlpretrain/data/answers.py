@@ -22,15 +22,11 @@ NAMED = 5
 
 @dataclass(frozen=True)
 class AnswerVocabulary:
-    """The most frequent answers, the most frequent first.
-
-    `coverage` is the mean over training questions of the best score that an answer of the
-    vocabulary reaches.
-    """
+    """The most frequent answers, the most frequent first."""
 
     answers: tuple[str, ...]  # normalised
     written: tuple[str, ...]  # each as the humans write it
-    coverage: float
+    coverage: float | None  # see `coverage_of`; None where no training question is known
     num_questions: int
 
     @property
@@ -82,8 +78,7 @@ def build_vocabulary(
         min_count: questions that an answer must answer best.
 
     Raises:
-        UserError: no question, a question without answer, or under `min_coverage` of the training
-            questions answered.
+        UserError: no question, a question without answer, or a coverage under `min_coverage`.
     """
     scored = _scores(questions, score)
     counts: Counter[str] = Counter()
@@ -96,10 +91,35 @@ def build_vocabulary(
     answers = tuple(kept[:top] if top else kept)
     coverage = _coverage(answers, scored)
     if coverage < min_coverage:
-        raise _too_few(answers, counts, coverage, min_coverage)
+        raise UserError(
+            f"{_said(answers, coverage, min_coverage)}; there are {len(counts):,} distinct answers",
+            where="task.vqa.top_answers",
+            fix="raise task.vqa.top_answers, lower task.vqa.min_count, or take "
+            "task.vqa.answer_with: decode, which writes any answer",
+        )
     forms = written_forms(question.answers for question in questions)
     written = tuple(forms.get(answer, answer) for answer in answers)
     return AnswerVocabulary(answers, written, coverage, len(scored))
+
+
+def coverage_of(
+    answers: Sequence[str], questions: Iterable[Question], score: Score, min_coverage: float
+) -> float:
+    """What the best of some normalised answers score, as a share of what the best answers of all
+    score, over training questions.
+
+    Raises:
+        UserError: no question, a question without answer, or under `min_coverage`.
+    """
+    coverage = _coverage(answers, _scores(questions, score))
+    if coverage < min_coverage:
+        raise UserError(
+            _said(answers, coverage, min_coverage) + "; the model that the run starts from was "
+            "fine-tuned with other answers",
+            where="init",
+            fix="a pretrained model: the vocabulary is then made of these questions",
+        )
+    return coverage
 
 
 def _scores(questions: Iterable[Question], score: Score) -> list[Mapping[str, float]]:
@@ -128,17 +148,12 @@ def _scores(questions: Iterable[Question], score: Score) -> list[Mapping[str, fl
 
 def _coverage(answers: Sequence[str], scored: Sequence[Mapping[str, float]]) -> float:
     known = frozenset(answers)
-    best = [max((v for a, v in scores.items() if a in known), default=0.0) for scores in scored]
-    return sum(best) / len(best)
+    reached = sum(max((v for a, v in one.items() if a in known), default=0.0) for one in scored)
+    return reached / sum(max(one.values()) for one in scored)
 
 
-def _too_few(
-    answers: Sequence[str], counts: Counter[str], coverage: float, wanted: float
-) -> UserError:
-    return UserError(
-        f"the {len(answers)} answers of the vocabulary answer {100 * coverage:.1f} % of the "
-        f"training questions, under {100 * wanted:g} %; there are {len(counts)} distinct answers",
-        where="task.vqa.top_answers",
-        fix="raise task.vqa.top_answers, lower task.vqa.min_count, or take "
-        "task.vqa.answer_with: decode, which writes any answer",
+def _said(answers: Sequence[str], coverage: float, wanted: float) -> str:
+    return (
+        f"the {len(answers):,} answers of the vocabulary answer {100 * coverage:.1f} % of the "
+        f"training questions, under {100 * wanted:g} %"
     )

@@ -6,9 +6,10 @@ of a question, S distinct answers, L answer tokens.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ class Question:
     """A question as its record holds it. Without answers it belongs to a test set."""
 
     text: str
-    answers: tuple[str, ...]  # one for each human; a weight w of the record gives w copies
+    answers: tuple[str, ...]  # one for each human
     id: str | int
     type: str = ""
     answer_type: str = ""
@@ -37,6 +38,11 @@ class Question:
 # Answers that score something, normalised, with the accuracy that giving them would have.
 Score = Callable[[Sequence[str]], Mapping[str, float]]
 Normalise = Callable[[str], str]
+
+# Humans that weights which are no whole numbers are divided over.
+SHARED_OVER = 10
+MOST_HUMANS = 1000
+_LARGEST_WEIGHT = 1e9
 
 
 def read_questions(sample: Sample) -> list[Question]:
@@ -48,41 +54,71 @@ def read_questions(sample: Sample) -> list[Question]:
     records = sample.metadata.get("questions", [])
     if not isinstance(records, list):
         raise SampleError(f".json `questions` is a {type(records).__name__}, not a list")
-    return [_read_question(record, number) for number, record in enumerate(records)]
+    return [
+        _read_question(record, number, f"{sample.key}/{number}")
+        for number, record in enumerate(records)
+    ]
 
 
-def _read_question(record: Any, number: int) -> Question:
+def _read_question(record: Any, number: int, name: str) -> Question:
+    """`name` is the id of a question whose record gives none."""
     if not isinstance(record, dict) or not isinstance(record.get("question"), str):
         raise SampleError(f".json question {number} is no object with a text `question`")
-    identity = record.get("question_id", number)
+    given = record.get("question_id")
+    identity = given if isinstance(given, int | str) and given != "" else name
     return Question(
         text=record["question"].strip(),
         answers=_read_answers(record.get("answers", record.get("answer")), identity),
         id=identity,
-        type=str(record.get("question_type") or ""),
-        answer_type=str(record.get("answer_type") or ""),
-        group=str(record.get("group") or ""),
+        type=_name(record, "question_type"),
+        answer_type=_name(record, "answer_type"),
+        group=_name(record, "group"),
     )
 
 
+def _name(record: dict[str, Any], field_name: str) -> str:
+    value = record.get(field_name)
+    return "" if value is None else sys.intern(str(value))
+
+
 def _read_answers(answers: Any, identity: object) -> tuple[str, ...]:
-    """A list of texts, a text, or {answer: weight}; weights are numbers of humans."""
+    """A list of texts, one for each human; a text; or {answer: weight}.
+
+    Weights are numbers of humans; where they are no whole numbers, shares of ten humans.
+    """
     if answers is None:
         return ()
     if isinstance(answers, str):
         return (answers,)
     if isinstance(answers, list) and all(isinstance(answer, str) for answer in answers):
-        return tuple(answers)
+        # One copy of each: the same few answers come millions of times.
+        return tuple(map(sys.intern, answers))
     if isinstance(answers, dict):
-        try:
-            return tuple(
-                answer
-                for answer, weight in answers.items()
-                for _ in range(max(1, round(float(weight))))
-            )
-        except (TypeError, ValueError) as error:
-            raise SampleError(f".json question {identity}: a weight is no number") from error
+        return _weighted(answers, identity)
     raise SampleError(f".json question {identity}: `answers` is no list of texts, text or weights")
+
+
+def _weighted(weights: dict[str, Any], identity: object) -> tuple[str, ...]:
+    numbers = [_weight(weight, identity) for weight in weights.values()]
+    total = sum(numbers)
+    if total and not all(number.is_integer() for number in numbers):
+        numbers = [number * SHARED_OVER / total for number in numbers]
+    elif total > MOST_HUMANS:
+        raise SampleError(f".json question {identity}: {total:g} answers, over {MOST_HUMANS:,}")
+    return tuple(
+        answer
+        for answer, number in zip(weights, numbers, strict=True)
+        # A small share is one human's.
+        for _ in range(max(round(number), number > 0))
+    )
+
+
+def _weight(weight: Any, identity: object) -> float:
+    if isinstance(weight, int | float) and 0 <= weight <= _LARGEST_WEIGHT:
+        return float(weight)
+    raise SampleError(
+        f".json question {identity}: the weight {weight!r:.40} is no number from 0 to 1e9"
+    )
 
 
 @dataclass(frozen=True)
@@ -102,7 +138,7 @@ class QuestionSettings:
 class Answered:
     """One distinct answer of a question."""
 
-    text: str
+    text: str  # as it is written
     index: int  # in the answer vocabulary, -1 outside of it
     score: float
     share: float
@@ -126,6 +162,7 @@ class QuestionRecipe:
         vocabulary: place of each normalised answer.
         score: normalised answers to the accuracy that giving them would have.
         normalise: of one answer.
+        written: how a normalised answer is written, where that is another text.
     """
 
     tokeniser: Tokeniser
@@ -133,6 +170,7 @@ class QuestionRecipe:
     vocabulary: Mapping[str, int]
     score: Score
     normalise: Normalise
+    written: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -162,10 +200,15 @@ class QuestionRecipe:
 
     def _answers(self, question: Question) -> tuple[Answered, ...]:
         scores = self.score(question.answers) if question.answers else {}
-        given = Counter(self.normalise(answer) for answer in question.answers)
+        given = Counter(map(self.normalise, question.answers))
         total = max(1, sum(given.values()))
         return tuple(
-            Answered(answer, self.vocabulary.get(answer, -1), score, given[answer] / total)
+            Answered(
+                text=self.written.get(answer, answer),
+                index=self.vocabulary.get(answer, -1),
+                score=score,
+                share=given[answer] / total,
+            )
             for answer, score in scores.items()
         )
 

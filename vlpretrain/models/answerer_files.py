@@ -48,13 +48,23 @@ def load_answerer(folder: Path, width: int, vocab_size: int) -> Answerer | None:
     Raises:
         UserError: damaged files, or those of another model.
     """
-    path = folder / DESCRIPTION_FILE
-    if not path.is_file():
+    spec = read_answerer(folder)
+    if spec is None:
         return None
-    answerer = Answerer(_spec_of(read_description(path), path), width, vocab_size)
+    answerer = Answerer(spec, width, vocab_size)
     weights = folder / WEIGHTS_FILE
     load_exactly(answerer, read_weights(weights), weights, DESCRIPTION_FILE)
     return answerer.eval()
+
+
+def read_answerer(folder: Path) -> AnswererSpec | None:
+    """What the answerer of an export folder is made of; None where it has none.
+
+    Raises:
+        UserError: a damaged file.
+    """
+    path = folder / DESCRIPTION_FILE
+    return _spec_of(read_description(path), path) if path.is_file() else None
 
 
 def remove_answerer(folder: Path) -> None:

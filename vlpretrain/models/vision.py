@@ -249,13 +249,16 @@ def _with_fused_attention(network: nn.Module) -> list[Any]:
 def _check_sizes(spec: VisionSpec, backbone: Backbone) -> None:
     size = spec.image_size
     patch = backbone.patch_input.patch if backbone.patch_input is not None else 1
-    if spec.block % patch:
+    hides_blocks = spec.block != size  # the whole picture as one block: nothing is hidden
+    if hides_blocks and spec.block % patch:
         raise UserError(
             f"a mask block of {spec.block} px is no multiple of the patch of {patch} px",
             where="objectives.mim.block",
             fix=f"a block of {(spec.block // patch + 1) * patch} px",
         )
-    sides = {"patch": patch, "token": backbone.stride, "mask block": spec.block}
+    sides = {"patch": patch, "token": backbone.stride}
+    if hides_blocks:
+        sides["mask block"] = spec.block
     step = math.lcm(*sides.values())
     for name, side in sides.items():
         if size % side:

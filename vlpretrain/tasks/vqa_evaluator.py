@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from vlpretrain.tasks.judges import answer_judge
 from vlpretrain.tasks.vqa import VqaTask
 from vlpretrain.tasks.vqa_examples import DrawWords, write_examples
 from vlpretrain.tasks.vqa_set import AskedQuestion, QuestionSet
-from vlpretrain.types import QuestionBatch
+from vlpretrain.types import QuestionBatch, Skip
 
 SHOWN = 5
 RESULTS_FILE = "vqa_results.json"
@@ -92,9 +93,13 @@ class VqaEvaluator:
             record["examples"] = write_examples(
                 self.questions, answers, self._scores(answers), folder, self._drawer(task)
             )
-            record["overlap"] = self.overlap()
+            record["overlap"] = self._overlap
             _write_json(folder / "vqa.json", record)
         return figures
+
+    @cached_property
+    def _overlap(self) -> dict[str, Any] | None:
+        return self.overlap()
 
     @torch.no_grad()
     def _answer_all(self, task: VqaTask) -> list[Answer]:
@@ -141,21 +146,17 @@ class VqaEvaluator:
 
     def _judge(self, answers: Sequence[Answer]) -> tuple[dict[str, Any], dict[str, float]]:
         """The content of vqa.json, and the figures for the log."""
-        scores = self._scores(answers)
-        judged = [
-            (question, score)
-            for question, score in zip(self.questions.questions, scores, strict=True)
-            if score is not None
-        ]
+        asked, skips = self._answered, self._skips()
         record: dict[str, Any] = {
             "num_questions": len(answers),
             "vocabulary": self.vocabulary or None,
             "results_file": RESULTS_FILE,
+            "skipped": [asdict(skip) for skip in skips],
         }
-        if not judged:
-            return record, {}
-        asked = [question for question, _ in judged]
-        score_Q = [score for _, score in judged]
+        figures = {"val/skipped": float(len(skips))} if skips else {}
+        if not asked:
+            return record, figures
+        score_Q = [score for score in self._scores(answers) if score is not None]
         samples = [question.sample for question in asked]
         record |= accuracy_with_interval(score_Q, samples)
         record["by_question_type"] = grouped_accuracy(
@@ -165,13 +166,20 @@ class VqaEvaluator:
             score_Q, [one.answer_type or answer_type_of(one.answers[0]) for one in asked], samples
         )
         record["consistency"] = consistency(asked, score_Q)
-        record["baselines"] = self._baselines(asked, samples)
-        return record, _figures(record)
+        record["baselines"] = self._baselines
+        return record, _figures(record) | figures
 
-    def _baselines(self, asked: Sequence[AskedQuestion], samples: Sequence[int]) -> dict[str, Any]:
-        training = self.training()
+    @cached_property
+    def _answered(self) -> list[AskedQuestion]:
+        """The questions that somebody says the answer of."""
+        return [question for question in self.questions.questions if question.answers]
+
+    @cached_property
+    def _baselines(self) -> dict[str, Any]:
+        training, asked = self.training(), self._answered
         if not training:
             return {}
+        samples = [question.sample for question in asked]
         priors = score_priors(training, [Asked(one.text, one.answers) for one in asked])
         return {
             "question_only": accuracy_with_interval(priors.question_only, samples),
@@ -195,6 +203,11 @@ class VqaEvaluator:
             return write_words(Explained(pixels_PCHW, maps), folder, name)
 
         return draw
+
+    def _skips(self) -> list[Skip]:
+        """What no rank could read; a black picture stands in."""
+        parts = distributed.gather_objects(list(self.questions.skips))
+        return list(dict.fromkeys(skip for part in parts for skip in part))
 
     def _results(self, answers: Sequence[Answer]) -> list[Any]:
         """What the official servers take."""

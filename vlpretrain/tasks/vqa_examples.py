@@ -83,7 +83,7 @@ def _example(
     return {
         "image": names[0] if len(names) == 1 else names,
         "question": question.text,
-        "answers": sorted(set(question.answers)),
+        "answers": list(question.answers),
         "prediction": answer.text,
         "accuracy": score,
         "top": [{"answer": text, "score": value} for text, value in answer.top],

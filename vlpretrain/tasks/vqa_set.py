@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vlpretrain.padding import pad_ids
-from vlpretrain.types import COUNTS, QuestionBatch
+from vlpretrain.types import COUNTS, QuestionBatch, Skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,15 @@ class QuestionSet:
         token_ids: of each question's text.
         load_pixels: sample rows -> their pictures, uint8 [n * P, 3, S, S], sample by sample.
         num_pictures: P.
+        skips: what could not be read so far: `load_pixels` may add to it.
     """
 
     questions: tuple[AskedQuestion, ...]
     token_ids: tuple[tuple[int, ...], ...]
     load_pixels: Callable[[Sequence[int]], Tensor]
     num_pictures: int
-    num_samples: int
     pad_id: int
+    skips: Sequence[Skip] = ()
 
     def batches(
         self, size: int, rank: int, world_size: int
