@@ -124,7 +124,9 @@ def test_a_few_held_out_samples_of_no_class_are_counted(tmp_path: Path) -> None:
     assert record["num_images"] == 31
     assert record["num_left_out"] == 2
     assert figures["val/chance_top1"] == 11 / 31
-    assert kit.facts()["held-out samples of no class, left out"] == 1
+    reasons = [skip.reason for skip in kit.unusable]
+    assert reasons[0] == "label 'purple' is none of the 3 classes"
+    assert len(reasons) == 2
 
 
 def test_chance_is_that_of_the_number_of_classes(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from vlpretrain.distributed import is_main
 from vlpretrain.errors import UserError
 from vlpretrain.models.weights import read_description, save_description
 from vlpretrain.tasks.classification_set import LabelledSet
+from vlpretrain.types import Skip
 
 CLASSES_FILE = "classes.json"
 
@@ -34,16 +35,14 @@ def training_classes(config: RunConfig, sources: Sequence[Source], folder: Path)
     """
     wanted = config.task.classification.classes
     owner = resumed_run(config, folder) if is_main() else folder
-    classes = _kept(owner) or wanted or read_classes(sources, "data.train")
-    check_same(classes, wanted, f"the run in {owner} was begun")
+    if owner is not None and (owner / CLASSES_FILE).is_file():
+        classes = tuple(read_description(owner / CLASSES_FILE)["classes"])
+        check_same(classes, wanted, f"the run in {owner} was begun")
+    else:
+        classes = wanted or read_classes(sources, "data.train")
     if is_main():
         save_description({"classes": classes}, folder / CLASSES_FILE)
     return classes
-
-
-def _kept(folder: Path | None) -> tuple[str, ...]:
-    path = folder / CLASSES_FILE if folder is not None else None
-    return tuple(read_description(path)["classes"]) if path is not None and path.is_file() else ()
 
 
 def check_same(classes: tuple[str, ...], wanted: tuple[str, ...], made: str) -> None:
@@ -84,7 +83,7 @@ def read_classes(sources: Sequence[Source], where: str) -> tuple[str, ...]:
 def labelled_set(
     held_out: HeldOut, classes: tuple[str, ...], most_left_out: float, where: str
 ) -> LabelledSet:
-    """The samples whose label is one of the classes.
+    """The samples whose label is one of the classes; the others are added to `held_out.skips`.
 
     Raises:
         UserError: a larger share than `most_left_out` has no such label.
@@ -97,6 +96,7 @@ def labelled_set(
             rows.append(row)
         except SampleError as error:
             reasons[str(error)] += 1
+            held_out.skips.append(Skip(sample.shard, sample.key, str(error)))
     if sum(reasons.values()) > most_left_out * len(held_out):
         raise _unlabelled(reasons, len(held_out), where)
 
@@ -105,8 +105,7 @@ def labelled_set(
         pixels_BCHW = held_out.pixels(asked)
         return pixels_BCHW, torch.tensor([row not in held_out.broken for row in asked])
 
-    left_out = sum(reasons.values()) + len(held_out.skips)
-    return LabelledSet(load, torch.tensor(label_N, dtype=torch.int64), left_out)
+    return LabelledSet(load, torch.tensor(label_N, dtype=torch.int64), len(held_out.skips))
 
 
 def _unlabelled(reasons: Counter[str], num_samples: int, where: str) -> UserError:

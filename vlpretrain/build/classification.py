@@ -182,8 +182,6 @@ class ClassificationKit(TaskKit):
         facts["judged by" if self.judging else "training"] = self.settings.mode
         if self.keeps_head and not self.judging:
             facts["head"] = f"that of {self.config.init}"
-        if self.pictures is not None and self.pictures.left_out:
-            facts["held-out samples of no class, left out"] = self.pictures.left_out
         return facts
 
     def save(self, task: nn.Module, state_dict: dict[str, Tensor], folder: Path) -> None:
