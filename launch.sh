@@ -8,7 +8,8 @@ usage() {
     cat <<'TEXT'
 usage: ./launch.sh COMMAND [arguments]
 
-  quickstart            make a small data set, pretrain on it, and say what to open
+  quickstart            make a small data set, pretrain on it, fine-tune for questions and for
+                        retrieval, and write one report
   test [pytest args]    run the default tests
   pretrain CONFIG ...   pretrain; `--optim.lr 3e-4` changes a field of the configuration;
                         `--processes N` and `--hostfile FILE` choose where it runs
@@ -17,6 +18,9 @@ usage: ./launch.sh COMMAND [arguments]
   config CONFIG ...     print the resolved configuration, documented
   doctor CONFIG ...     check data, sizes, memory and cost before any training
   report RUN            write RUN/report.html again
+  explain ...           show where a model looks for each word of a text (`explain --help`)
+  index-images DIR ...  put all pictures under DIR into an index (`index-images --help`)
+  search "text" ...     find pictures of an index by a text, or by a picture (`search --help`)
   tools ...             make, render, index, inspect and validate shards
   lint                  ruff and mypy
 
@@ -34,9 +38,10 @@ main() {
     local command="${1:-}"
     [ $# -gt 0 ] && shift
     case "$command" in
-        quickstart | test | pretrain | finetune | evaluate | config | doctor | report | tools | lint)
+        quickstart | test | pretrain | finetune | evaluate | config | doctor | report | explain | \
+            index-images | search | tools | lint)
             choose_python >&2
-            "run_$command" "$@"
+            "run_${command//-/_}" "$@"
             ;;
         help | -h | --help) usage ;;
         "") usage >&2; exit 2 ;;
@@ -52,6 +57,9 @@ run_evaluate() { exec "$python" -m vlpretrain.cli.launch evaluate "$@"; }
 run_config() { exec "$python" -m vlpretrain.cli.main config "$@"; }
 run_doctor() { exec "$python" -m vlpretrain.cli.main doctor "$@"; }
 run_report() { exec "$python" -m vlpretrain.cli.main report "$@"; }
+run_explain() { exec "$python" -m vlpretrain.cli.main explain "$@"; }
+run_index_images() { exec "$python" -m vlpretrain.cli.main index-images "$@"; }
+run_search() { exec "$python" -m vlpretrain.cli.main search "$@"; }
 run_tools() { exec "$python" -m data_tools "$@"; }
 run_test() { cd "$root" && exec "$python" -m pytest "$@"; }
 
@@ -62,15 +70,30 @@ run_lint() {
     "$python" -m mypy
 }
 
+# Data, pretraining, questions, retrieval, one report. Further arguments go to each training.
 run_quickstart() {
-    local home="$root/runs/quickstart"
+    local home="$root/runs/quickstart" where=() story task
+    story="$(fresh_folder "$home/run")"
+    has_gpu || where=(--processes 2)
     render_scenes "$home/data/train" train 0 8000
     render_scenes "$home/data/val" val 1 200
-    local where=()
-    has_gpu || where=(--processes 2)
-    run_pretrain "$root/configs/quickstart.yaml" "${where[@]}" \
-        --out "$(fresh_folder "$home/run")" \
-        --data.train "$home/data/train" --data.val "$home/data/val" "$@"
+    local data=(--data.train "$home/data/train" --data.val "$home/data/val")
+    stage pretrain quickstart "$story/pretrain" "${where[@]}" "${data[@]}" "$@"
+    for task in vqa retrieval; do
+        stage finetune "quickstart_$task" "$story/$task" "${where[@]}" "${data[@]}" \
+            --init "$story/pretrain/export" "$@"
+    done
+    "$python" -m vlpretrain.cli.main report "$story"/{pretrain,vqa,retrieval} \
+        --out "$story/story.html" >/dev/null
+    echo "the whole story, worth opening: $story/story.html"
+}
+
+# stage COMMAND CONFIG OUT [arguments]
+stage() {
+    local command="$1" config="$2" out="$3"
+    shift 3
+    echo "--- $config: $command"
+    "$python" -m vlpretrain.cli.launch "$command" "$root/configs/$config.yaml" --out "$out" "$@"
 }
 
 # render_scenes FOLDER SPLIT SEED COUNT

@@ -23,6 +23,7 @@ from data_tools.make import MakeOptions, make_shards
 from data_tools.overlap import report_overlap
 from data_tools.reading import open_shards, shard_problems
 from data_tools.scenes import SPLITS
+from data_tools.subset import UNITS, SubsetOptions, write_subset
 from data_tools.synth import SynthOptions, synthesise
 from data_tools.validation import validate_shards
 from vlpretrain.errors import UserError
@@ -60,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_inspect(commands)
     _add_validate(commands)
     _add_overlap(commands)
+    _add_subset(commands)
     _add_tokenizer(commands)
     return parser
 
@@ -110,6 +112,18 @@ def _validate(options: argparse.Namespace) -> int:
     return validate_shards(options.shards, workers=options.workers)
 
 
+def _subset(options: argparse.Namespace) -> int:
+    chosen = SubsetOptions(
+        share=options.share,
+        unit=options.of,
+        seed=options.seed,
+        shard_size=options.shard_size,
+        overwrite=options.overwrite,
+    )
+    print(write_subset(options.shards, options.out, chosen))
+    return 0
+
+
 def _overlap(options: argparse.Namespace) -> int:
     print(report_overlap(options.training, options.evaluation, options.out, options.workers))
     return 0
@@ -134,6 +148,7 @@ COMMANDS = {
     "inspect": _inspect,
     "validate": _validate,
     "overlap": _overlap,
+    "subset": _subset,
     "tokenizer": _tokenizer,
 }
 
@@ -189,6 +204,17 @@ def _add_validate(commands: Commands) -> None:
     parser = commands.add_parser("validate", help=text, description=text)
     parser.add_argument("shards", help=SHARDS_HELP)
     parser.add_argument("--workers", type=positive, default=1, help="processes")
+
+
+def _add_subset(commands: Commands) -> None:
+    text = "Keep a share of the samples, or of the questions: the same ones every time."
+    parser = commands.add_parser("subset", help=text, description=text)
+    parser.add_argument("shards", help=SHARDS_HELP)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
+    parser.add_argument("--share", type=float, required=True, help="0.05 keeps about 5 %%")
+    parser.add_argument("--of", choices=UNITS, default="samples", help="what is counted")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another choice")
+    add_writing(parser)
 
 
 def _add_overlap(commands: Commands) -> None:

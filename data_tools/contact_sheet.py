@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
-import matplotlib
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from vlpretrain.lettering import cut, font, wrap
 from vlpretrain.pixels import picture_pixels
 
 COLUMNS = 6
@@ -40,28 +39,13 @@ def draw_contact_sheet(tiles: list[Tile], title: str) -> Image.Image:
     height = TITLE_HEIGHT + rows * (TILE_HEIGHT + MARGIN)
     sheet = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(sheet)
-    _write(pen, (MARGIN, 13), _cut(title, _font(16), width - 2 * MARGIN), 16, INK)
+    _write(pen, (MARGIN, 13), cut(title, font(16), width - 2 * MARGIN), 16, INK)
     for number, tile in enumerate(tiles):
         row, column = divmod(number, columns)
         left = MARGIN + column * (TILE_WIDTH + MARGIN)
         top = TITLE_HEIGHT + row * (TILE_HEIGHT + MARGIN)
         _draw_tile(sheet, pen, tile, left, top)
     return sheet
-
-
-def wrap(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int) -> list[str]:
-    """The text in at most `lines` lines that fit the width; dots where something was cut."""
-    wrapped = [""]
-    for word in text.split():
-        longer = f"{wrapped[-1]} {word}".strip()
-        if not wrapped[-1] or font.getlength(longer) <= width:
-            wrapped[-1] = longer
-        elif len(wrapped) == lines:
-            wrapped[-1] = f"{wrapped[-1]} …"
-            break
-        else:
-            wrapped.append(word)
-    return [_cut(line, font, width) for line in wrapped]
 
 
 def _draw_tile(
@@ -75,11 +59,11 @@ def _draw_tile(
         across, down = TILE_WIDTH - picture.width, PICTURE_HEIGHT - picture.height
         sheet.paste(picture, (left + across // 2, top + down // 2))
     below = top + PICTURE_HEIGHT + 8
-    lines = wrap(tile.caption or "(no caption)", _font(13), TILE_WIDTH, CAPTION_LINES)
+    lines = wrap(tile.caption or "(no caption)", font(13), TILE_WIDTH, CAPTION_LINES)
     for line in lines:
         _write(pen, (left, below), line, 13, INK if tile.caption else PALE_INK)
         below += LINE_HEIGHT
-    _write(pen, (left, below), _cut(tile.label, _font(11), TILE_WIDTH), 11, PALE_INK)
+    _write(pen, (left, below), cut(tile.label, font(11), TILE_WIDTH), 11, PALE_INK)
 
 
 def _thumbnail(data: bytes) -> Image.Image | None:
@@ -100,23 +84,7 @@ def _thumbnail(data: bytes) -> Image.Image | None:
     return picture.resize(size, Image.Resampling.LANCZOS)
 
 
-def _cut(line: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """The line, shortened where it's wider than allowed."""
-    if font.getlength(line) <= width:
-        return line
-    kept = line[: width // 2]
-    while kept and font.getlength(kept + "…") > width:
-        kept = kept[:-1]
-    return kept + "…"
-
-
 def _write(
     pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, colour: str
 ) -> None:
-    pen.text(place, text, font=_font(size), fill=colour)
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    # matplotlib brings DejaVu along, which knows far more alphabets than Pillow's own font.
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    return ImageFont.truetype(str(path), size)
+    pen.text(place, text, font=font(size), fill=colour)

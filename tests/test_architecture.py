@@ -16,6 +16,7 @@ LAYERS: dict[str, set[str]] = {
     "types": set(),
     "errors": set(),
     "distributed": set(),
+    "lettering": set(),
     "padding": set(),
     "pixels": {"types", "errors"},
     "config": {"errors"},
@@ -23,13 +24,13 @@ LAYERS: dict[str, set[str]] = {
     "models": FOUNDATION | {"pixels"},
     "metrics": {"types", "errors"},
     "objectives": FOUNDATION | {"models", "pixels"},
-    "tasks": FOUNDATION | {"models", "objectives", "metrics", "pixels"},
+    "tasks": FOUNDATION | {"models", "objectives", "metrics", "pixels", "lettering"},
     "compression": FOUNDATION | {"models", "objectives", "metrics"},
     "engine": FOUNDATION,
     "report": {"types", "errors", "config"},
 }
 SEES_ALL = {"build", "cli"}
-DATA_TOOLS_SEE = {"data", "types", "errors", "pixels", "config"}
+DATA_TOOLS_SEE = {"data", "types", "errors", "pixels", "lettering", "config"}
 
 # (imported by, imported): why.
 IMPORT_EXCEPTIONS = {

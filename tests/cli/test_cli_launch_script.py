@@ -74,6 +74,8 @@ def test_the_first_command_installs_and_the_second_does_not(checkout: Checkout) 
     assert calls[-1] == "-m vlpretrain.cli.main config run.yaml"
     assert checkout.launch("pretrain", "run.yaml", "--optim.lr", "3").returncode == 0
     assert checkout.calls()[-1] == "-m vlpretrain.cli.launch pretrain run.yaml --optim.lr 3"
+    assert checkout.launch("explain", "a.jpg", "two dogs").returncode == 0
+    assert checkout.calls()[-1] == "-m vlpretrain.cli.main explain a.jpg two dogs"
     checkout.launch("config")
     assert checkout.installs() == 0
 
@@ -110,13 +112,30 @@ def test_an_unknown_command_shows_the_usage_and_installs_nothing(
     assert checkout.calls() == []
 
 
-def test_quickstart_renders_once_and_takes_a_fresh_folder(checkout: Checkout) -> None:
+def test_quickstart_tells_the_whole_story(checkout: Checkout) -> None:
     home = checkout.folder / "runs" / "quickstart"
     assert checkout.launch("quickstart", "--train.steps", "5").returncode == 0
-    assert sum("data_tools synth" in call for call in checkout.calls()) == 2
+    calls = checkout.calls()
+    assert sum("data_tools synth" in call for call in calls) == 2
+    stages = [call for call in calls if "vlpretrain.cli.launch" in call]
+    assert [call.split()[2] for call in stages] == ["pretrain", "finetune", "finetune"]
+    assert all(call.endswith("--train.steps 5") for call in stages)
+    for call, name in zip(
+        stages, ("quickstart", "quickstart_vqa", "quickstart_retrieval"), strict=True
+    ):
+        assert f"configs/{name}.yaml" in call
+    assert all(f"--init {home}/run/pretrain/export" in call for call in stages[1:])
+    assert calls[-1].endswith(
+        f"report {home}/run/pretrain {home}/run/vqa {home}/run/retrieval "
+        f"--out {home}/run/story.html"
+    )
+
+
+def test_quickstart_renders_once_and_takes_a_fresh_folder(checkout: Checkout) -> None:
+    home = checkout.folder / "runs" / "quickstart"
     for name in ("data/train", "data/val", "run"):
         (home / name).mkdir(parents=True)
     assert checkout.launch("quickstart").returncode == 0
     calls = checkout.calls()
     assert not any("data_tools synth" in call for call in calls)
-    assert f"--out {home / 'run-2'} " in calls[-1]
+    assert f"--out {home}/run-2/pretrain" in next(c for c in calls if "launch pretrain" in c)

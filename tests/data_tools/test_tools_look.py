@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from data_tools.cli import main
-from data_tools.contact_sheet import Tile, draw_contact_sheet, wrap
+from data_tools.contact_sheet import Tile, draw_contact_sheet
 from data_tools.synth import SynthOptions, synthesise
 from data_tools.validation import find_problems
 from vlpretrain.data.tokenise import load_tokeniser
+from vlpretrain.lettering import wrap
 
 Members = list[tuple[str, bytes]]
 

@@ -38,3 +38,18 @@ def test_heads_are_split_and_merged_back():
 )
 def test_attention_is_written_out_where_a_cpu_trains(training, device, plain):
     assert prefers_plain(training, torch.device(device)) is plain
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_kept_weights_are_those_that_mix_and_have_a_gradient(trainable):
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(3, 2, n, 8, requires_grad=trainable) for n in (4, 6, 6))
+    valid_GN = torch.arange(6) < torch.tensor([[6], [1], [4]])
+    kept: list[torch.Tensor] = []
+    mixed = attend(query, key, value, valid_GN, kept=kept)
+    torch.testing.assert_close(mixed, attend(query, key, value, valid_GN))
+    (weight_GHQN,) = kept
+    torch.testing.assert_close(weight_GHQN.sum(-1), torch.ones(3, 2, 4))
+    torch.testing.assert_close(weight_GHQN @ value, mixed)
+    (gradient_GHQN,) = torch.autograd.grad(mixed.sin().sum(), kept)
+    torch.testing.assert_close(gradient_GHQN, mixed.cos() @ value.transpose(-1, -2))

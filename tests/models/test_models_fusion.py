@@ -155,3 +155,92 @@ def test_the_picture_matters_but_not_the_order_of_its_tokens(states, pairs):
 def test_impossible_fusions_are_refused(change, message):
     with pytest.raises(UserError, match=message):
         Fusion(replace(FusionSpec(width=16, heads=2), **change), 16, 16)
+
+
+LOOKING_KINDS = ["cross", "merged"]
+
+
+def one_text_with_pictures() -> tuple[Tensor, Tensor, Tensor, FusionPairs]:
+    """Three pictures, one text of five tokens, all positions read."""
+    torch.manual_seed(1)
+    pairs = FusionPairs(
+        torch.zeros(3, dtype=torch.int64), torch.arange(3), torch.arange(3 * LENGTH)
+    )
+    valid_RT = torch.ones(1, LENGTH, dtype=torch.bool)
+    return torch.randn(3, 7, IMAGE_WIDTH), torch.randn(1, LENGTH, TEXT_WIDTH), valid_RT, pairs
+
+
+def looking_fusion(kind: str) -> Fusion:
+    torch.manual_seed(0)
+    return Fusion(FusionSpec(kind, 3, WIDTH, 2, 0.0), IMAGE_WIDTH, TEXT_WIDTH).eval()
+
+
+@pytest.mark.parametrize("kind", LOOKING_KINDS)
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_a_layer_s_looks_are_kept_and_change_nothing(kind, layer):
+    fusion, inputs = looking_fusion(kind), one_text_with_pictures()
+    before = fusion(*inputs)
+    with fusion.looking(layer) as kept:
+        torch.testing.assert_close(fusion(*inputs), before)
+    fusion(*inputs)
+    assert len(kept) == 1
+    look_PHTN = kept[0][:, :, :LENGTH, -7:]
+    assert look_PHTN.shape == (3, 2, LENGTH, 7)
+    share = look_PHTN.sum(-1)
+    assert (share > 0).all()
+    assert (share <= 1 + 1e-5).all()
+    if kind == "cross":
+        torch.testing.assert_close(share, torch.ones_like(share))
+
+
+@pytest.mark.parametrize("kind", LOOKING_KINDS)
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_looks_stand_in_the_order_of_pictures_tokens_and_patches(kind, layer, monkeypatch):
+    """In both layouts; a picture whose tokens are turned round is looked at the other way round."""
+    fusion, (image_RND, *rest) = looking_fusion(kind), one_text_with_pictures()
+    looks = []
+    for layout in (packed_layout, lambda valid, pairs, _: padded_layout(valid, pairs)):
+        monkeypatch.setattr(fusion_module, "lay_out", layout)
+        for pictures in (
+            image_RND,
+            torch.stack([image_RND[1].flip(0), image_RND[2], image_RND[0]]),
+        ):
+            with fusion.looking(layer) as kept:
+                fusion(pictures, *rest)
+            looks.append(kept[0][:, :, :LENGTH, -7:])
+    packed, packed_turned, padded, padded_turned = looks
+    torch.testing.assert_close(packed, padded)
+    torch.testing.assert_close(packed_turned, padded_turned)
+    torch.testing.assert_close(packed_turned[0], packed[1].flip(-1))
+    torch.testing.assert_close(packed_turned[1:], packed[[2, 0]])
+
+
+def test_compiled_layers_stay_compiled_and_are_not_compiled_for_a_look():
+    fusion, inputs = looking_fusion("cross"), one_text_with_pictures()
+    graphs: list[object] = []
+
+    def backend(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    for layer in fusion.body.layers:
+        layer.compile(backend=backend, dynamic=True)
+    with fusion.looking(1) as kept:
+        looked = fusion(*inputs)
+    assert graphs == []
+    assert torch.autograd.grad(looked.sum(), kept)[0].any()
+    torch.testing.assert_close(fusion(*inputs), looked)
+    num_graphs = len(graphs)
+    assert num_graphs > 0
+    with fusion.looking(1):
+        fusion(*inputs)
+    fusion(*inputs)
+    assert len(graphs) == num_graphs
+
+
+def test_where_there_is_nothing_to_look_at_is_said():
+    with pytest.raises(UserError, match="never look"), looking_fusion("concat").looking(0):
+        pass
+    for layer in (-1, 3):
+        with pytest.raises(UserError, match="0 to 2"), looking_fusion("cross").looking(layer):
+            pass

@@ -14,6 +14,8 @@ from PIL import Image
 
 from vlpretrain.errors import UserError
 from vlpretrain.report import write_report
+from vlpretrain.report.figures import chance_levels
+from vlpretrain.report.records import read_run
 from vlpretrain.report.run_view import duration
 
 HOSTILE = "<script>alert('caption')</script> & \"quotes\""
@@ -49,6 +51,25 @@ def test_recalls_stand_beside_the_chance_that_the_evaluator_measured(tmp_path: P
     assert "Text to image recall@1" in page
     assert "chance 0.5 %" in page
     assert "Chance recall" not in page
+
+
+def test_each_direction_of_retrieval_has_its_chance(tmp_path: Path) -> None:
+    run = fake_run(tmp_path)
+    figures = {
+        "val/image_to_text_recall@1": 0.3,
+        "val/image_to_text_reranked_recall@1": 0.4,
+        "val/chance_image_to_text_recall@1": 0.025,
+        "val/text_to_image_recall@1": 0.2,
+        "val/chance_text_to_image_recall@1": 0.0062,
+    }
+    line = json.dumps({"step": 400, "split": "val", **figures})
+    (run / "metrics.jsonl").write_text(line + "\n")
+    levels = chance_levels(read_run(run))
+    assert {name: levels.get(name) for name in figures if "chance" not in name} == {
+        "val/image_to_text_recall@1": 0.025,
+        "val/image_to_text_reranked_recall@1": 0.025,
+        "val/text_to_image_recall@1": 0.0062,
+    }
 
 
 def test_skipped_samples_are_counted_and_the_first_named(tmp_path: Path) -> None:

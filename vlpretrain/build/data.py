@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from vlpretrain.config.check import active_objectives
 from vlpretrain.config.schema import DataConfig, RunConfig, TrainConfig
 from vlpretrain.data.held_out import HeldOut
 from vlpretrain.data.loader import BatchMaker, Loader, LoaderSettings, Recipe, evaluation_batches
@@ -16,7 +18,7 @@ from vlpretrain.data.questions import read_questions
 from vlpretrain.data.reader import ShardReader
 from vlpretrain.data.sample import SampleError, parse_sample
 from vlpretrain.data.shards import Source, open_source
-from vlpretrain.data.tokenise import Tokeniser, load_tokeniser, train_wordpiece
+from vlpretrain.data.tokenise import Tokeniser, load_tokeniser, spelling_texts, train_wordpiece
 from vlpretrain.data.transforms import PictureSettings
 from vlpretrain.errors import UserError
 from vlpretrain.models.factory import DESCRIPTION_FILE
@@ -46,13 +48,25 @@ def build_tokeniser(
     config: RunConfig, sources: Sequence[Source], samples: int = TOKENIZER_SAMPLES
 ) -> Tokeniser:
     """That of `init`, the named tokenizer, or one trained on the texts of the first `samples`
-    samples."""
+    samples; where there is none and the run reads none, one of single characters."""
     if config.init:
         check_export(config.init)
         return load_tokeniser(config.init)
     if config.data.tokenizer != TRAINED_HERE:
         return load_tokeniser(config.data.tokenizer)
-    return train_wordpiece(read_words(sources, samples), config.data.vocab_size)
+    words = read_words(sources, samples)
+    first = next(words, None)
+    if first is None and not reads_texts(config):
+        return train_wordpiece(spelling_texts(), config.data.vocab_size)
+    texts = words if first is None else chain([first], words)
+    return train_wordpiece(texts, config.data.vocab_size)
+
+
+def reads_texts(config: RunConfig) -> bool:
+    """Whether anything is learnt from texts."""
+    if config.task.name == "pretrain":
+        return active_objectives(config.objectives) != ["mim"]
+    return config.task.name != "classification"
 
 
 def check_export(folder: str) -> None:

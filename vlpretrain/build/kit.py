@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from vlpretrain.build.data import open_held_out
 from vlpretrain.build.model import model_state, write_training
 from vlpretrain.config.schema import RunConfig
+from vlpretrain.data.held_out import HeldOut
 from vlpretrain.data.loader import Recipe
 from vlpretrain.data.shards import Source
 from vlpretrain.data.tokenise import Tokeniser
-from vlpretrain.types import Evaluator
+from vlpretrain.models.inputs import TextReader, open_reader
+from vlpretrain.types import Evaluator, Skip
 
 
 class TaskKit(ABC):
@@ -51,6 +55,22 @@ class TaskKit(ABC):
     @abstractmethod
     def evaluator(self) -> Evaluator | None:
         """The look at data.val; None where there is none."""
+
+    @cached_property
+    def held_out(self) -> HeldOut:
+        """The samples of data.val; its `skips` name what an evaluation could not use."""
+        return open_held_out(self.config)
+
+    @property
+    def unusable(self) -> Sequence[Skip]:
+        """Held-out records and pictures that could not be used by the evaluations so far."""
+        return self.held_out.skips if "held_out" in self.__dict__ else ()
+
+    def reader(self) -> TextReader | None:
+        """Texts to tokens and words, for explanations; one of its own, as it cuts texts itself."""
+        kept = self.folder / "tokenizer"
+        folder = kept if kept.is_dir() else Path(self.config.init)
+        return open_reader(folder, self.config.data.max_tokens)
 
     def chance(self, task: nn.Module, batch: Any) -> dict[str, float]:
         """What each figure is for a model that has learnt nothing of its question, by name."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlpretrain.build.data import open_held_out, picture_settings
+from vlpretrain.build.data import picture_settings
 from vlpretrain.build.kit import TaskKit
 from vlpretrain.build.model import build_model, model_state
 from vlpretrain.build.overlap import overlap_of
@@ -197,9 +197,8 @@ class VqaKit(TaskKit):
     def evaluator(self) -> Evaluator | None:
         if not self.config.data.val:
             return None
-        held_out = open_held_out(self.config)
         return VqaEvaluator(
-            questions=question_set(held_out, self),
+            questions=question_set(self.held_out, self),
             batch=self.config.evaluation.batch,
             training=self._asked,
             read_text=self.tokeniser.decode,
@@ -208,6 +207,7 @@ class VqaKit(TaskKit):
             beams=self.vqa.beams,
             rank_first=self.vqa.rank_first,
             overlap=lambda: overlap_of(self.config),
+            reader=self.reader(),
         )
 
     def _asked(self) -> Sequence[Asked]:

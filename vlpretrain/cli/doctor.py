@@ -66,7 +66,8 @@ def doctor(arguments: Sequence[str]) -> int:
     # Looking further than a broken configuration would only say the same in other words.
     if not findings.problems:
         try:
-            examine(config, ranks, findings)
+            with tempfile.TemporaryDirectory() as folder:
+                examine(config, ranks, Path(folder), findings)
         except UserError as error:
             findings.problems.append(error)
     print(f"\n{len(findings.problems)} problems" if findings.problems else "\nno problem found")
@@ -75,8 +76,12 @@ def doctor(arguments: Sequence[str]) -> int:
     return 1 if findings.problems else 0
 
 
-def examine(config: RunConfig, ranks: int, findings: Findings) -> None:
-    """Every look in turn, each needing what the ones before it opened."""
+def examine(config: RunConfig, ranks: int, folder: Path, findings: Findings) -> None:
+    """Every look in turn, each needing what the ones before it opened.
+
+    Args:
+        folder: stands for the run's.
+    """
     split = split_batch(config.train, ranks)
     sources = open_sources(config.data.train, config.data)
     if config.data.val:
@@ -85,13 +90,11 @@ def examine(config: RunConfig, ranks: int, findings: Findings) -> None:
     findings.say("data", [line for source in sources for line in source_lines(source)])
     findings.problems += [problem for source in sources for problem in source_problems(source)]
     tokeniser = build_tokeniser(config, sources, samples=LOOKED_AT)
-    with tempfile.TemporaryDirectory() as folder:
-        kit = open_kit(config, sources, tokeniser, Path(folder))
-        recipe = kit.recipe()
-        task: Any = kit.task()
-    maker = build_batch_maker(config, sources, recipe)
+    kit = open_kit(config, sources, tokeniser, folder)
+    maker = build_batch_maker(config, sources, kit.recipe())
     look_at_samples(config, maker, tokeniser, findings)
     findings.say("length", length_lines(config, sources, split))
+    task: Any = kit.task()
     findings.say("model", model_lines(task, kit))
     batch, _ = maker.make(0, COUNTED_ON)
     measured = measure(task, batch, config.train)

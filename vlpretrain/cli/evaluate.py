@@ -12,7 +12,7 @@ import torch
 from vlpretrain.build import TaskKit, open_kit, open_sources
 from vlpretrain.build.data import check_export
 from vlpretrain.build.model import read_training
-from vlpretrain.cli.train import main_first
+from vlpretrain.cli.train import main_first, unusable_lines
 from vlpretrain.config.dump import dump_yaml
 from vlpretrain.config.schema import DataConfig, RunConfig
 from vlpretrain.data.remote import is_remote
@@ -50,6 +50,7 @@ def run_evaluation(config: RunConfig) -> int:
     run.log({"split": "val", "step": 0, **figures})
     run.close()
     finish(run, figures)
+    run.say(unusable_lines(kit))
     return 0
 
 
@@ -82,12 +83,14 @@ def beside_training(config: RunConfig) -> RunConfig:
 
 
 def with_known_sources(config: RunConfig) -> RunConfig:
-    """With the sources of the model's trainings where none are given, as far as they are on this
-    machine's disks: baselines and neighbours are made of them."""
+    """With the training sources that can be opened, those of the configuration or else of the
+    model's trainings: baselines and neighbours are made of them, the rest does without."""
     training = read_training(config.init)
-    if config.data.train or training is None:
-        return config
-    there = tuple(spec for spec in training.sources if _opens(spec, config.data))
+    specs = config.data.train or (training.sources if training else ())
+    there = tuple(spec for spec in specs if _opens(spec, config.data))
+    missing = [spec for spec in config.data.train if spec not in there]
+    if missing and is_main():
+        print(f"judged without the training data that is not here: {', '.join(missing)}")
     return replace(config, data=replace(config.data, train=there, weights=()))
 
 

@@ -24,9 +24,15 @@ usage: vlpretrain COMMAND ...
                  print the configuration, defaults filled in, every field documented
   doctor CONFIG [--section.field VALUE ...] [--ranks N]
                  look at data, sizes, memory and cost, and name every problem, before training
+  index-images DIR --model EXPORT [--out index.safetensors] [--faiss]
+                 the embeddings of all pictures under DIR in one file; again, only of new ones
+  search "text" | --image PIC [--index FILE] [--top N] [--rerank K] [--out answer.png]
+                 the nearest pictures of an index, as JSON and as a sheet
   report RUN [RUN ...] [--chain] [--out FILE]
                  write RUN/report.html again; of several runs one page, story.html in the last
                  one's folder; --chain adds the runs that a run began from
+  explain IMAGE [IMAGE ...] "text" --model EXPORT [--out explain.png] [--layer N] [--question]
+                 show where the model looks for each word of the text: one PNG a picture, and JSON
 
 `vlpretrain config --help` lists every field.
 """
@@ -55,6 +61,9 @@ def _command(name: str) -> Callable[[list[str]], int]:
         "config": _config,
         "doctor": _doctor,
         "report": _report,
+        "explain": _explain,
+        "index-images": _index_images,
+        "search": _search,
     }
     if name not in commands:
         raise UserError(f"unknown command {name!r}", fix=f"one of {', '.join(commands)}")
@@ -84,6 +93,18 @@ def _doctor(arguments: list[str]) -> int:
     return doctor(arguments)
 
 
+def _index_images(arguments: list[str]) -> int:
+    from vlpretrain.cli.index_images import index_images
+
+    return index_images(arguments)
+
+
+def _search(arguments: list[str]) -> int:
+    from vlpretrain.cli.search import search
+
+    return search(arguments)
+
+
 def _report(arguments: list[str]) -> int:
     from vlpretrain.cli.arguments import read_report_options
     from vlpretrain.report import find_chain, write_report, write_story
@@ -100,6 +121,12 @@ def _report(arguments: list[str]) -> int:
     else:
         print(write_report(options.runs[0], options.out))
     return 0
+
+
+def _explain(arguments: list[str]) -> int:
+    from vlpretrain.cli.explain import explain
+
+    return explain(arguments)
 
 
 if __name__ == "__main__":

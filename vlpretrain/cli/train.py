@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vlpretrain.build import (
+    TaskKit,
     build_loader,
     build_tokeniser,
     checkpoint_activations,
@@ -25,7 +26,7 @@ from vlpretrain.config.dump import dump_yaml
 from vlpretrain.config.schema import RunConfig
 from vlpretrain.data.shards import Source
 from vlpretrain.data.tokenise import Tokeniser, load_tokeniser
-from vlpretrain.distributed import is_main, rank, world_size
+from vlpretrain.distributed import gather_objects, is_main, rank, world_size
 from vlpretrain.engine import (
     RunFolder,
     TrainResult,
@@ -40,6 +41,7 @@ from vlpretrain.engine.run_folder import writing
 from vlpretrain.report import write_report
 
 Answer = TypeVar("Answer")
+NAMED = 5
 
 
 def run_training(config: RunConfig) -> int:
@@ -74,6 +76,7 @@ def run_training(config: RunConfig) -> int:
         export(engine, run.path / "export", partial(kit.save, task))
     run.close()
     finish(run, result)
+    run.say(unusable_lines(kit))
     return 128 + signal.SIGINT if result.stopped_by == signal.SIGINT else 0
 
 
@@ -117,6 +120,17 @@ def kept_tokenizer(config: RunConfig, run: RunFolder) -> Path | None:
     if owner is None or not tokenizer_folder(owner).is_dir():
         return None
     return tokenizer_folder(owner)
+
+
+def unusable_lines(kit: TaskKit) -> list[str]:
+    """The held-out samples that an evaluation could not use, counted, and the first of them. All
+    ranks call: each has read its own share."""
+    parts = gather_objects(list(kit.unusable))
+    skips = list(dict.fromkeys(skip for part in parts for skip in part))
+    if not skips:
+        return []
+    shown = [f"  {skip.shard}/{skip.key}: {skip.reason}" for skip in skips[:NAMED]]
+    return [f"{len(skips)} held-out samples could not be used as they are:", *shown]
 
 
 def finish(run: RunFolder, result: TrainResult) -> None:

@@ -107,6 +107,7 @@ def problems(config: RunConfig, world_size: int | None = None) -> list[UserError
         *_data(config),
         *_objectives(config),
         *_task(config),
+        *_training(config),
         *_pictures(config),
         *_widths(config),
         *_length(config),
@@ -175,6 +176,16 @@ def _task(config: RunConfig) -> Iterator[UserError]:
             f"{list(templates)}: a template needs the place of the class name",
             where="task.classification.templates",
             fix='such as "a photo of a {}."',
+        )
+
+
+def _training(config: RunConfig) -> Iterator[UserError]:
+    mode = config.task.classification.mode
+    if config.task.name == "classification" and mode in ("knn", "zero_shot"):
+        yield UserError(
+            f"{mode} trains nothing",
+            where="task.classification.mode",
+            fix="vlpretrain evaluate CONFIG --init EXPORT, or finetune or linear_probe",
         )
 
 

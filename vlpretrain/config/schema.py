@@ -41,7 +41,8 @@ class DataConfig:
     """Which of a picture's captions is read in an epoch."""
     tokenizer: str = "train"
     """A tokenizer folder, a hub name, "open_clip:MODEL", or "train": a WordPiece vocabulary is
-    trained on the training captions when the run starts and kept with it."""
+    trained on the training captions when the run starts and kept with it (of single characters,
+    where there are none and no objective reads any)."""
     vocab_size: int = 8000
     """Largest vocabulary of a tokenizer trained here."""
     max_tokens: int = 40

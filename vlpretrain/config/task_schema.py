@@ -65,7 +65,12 @@ class ClassificationConfig:
     training pictures; zero_shot: the class name whose text is nearest. The last two train
     nothing, so they are for `evaluate`."""
     classes: tuple[str, ...] = ()
-    """Names in order; empty: those of the training samples, sorted."""
+    """Names in order; empty: the labels of the training samples, sorted, for which each one's JSON
+    is read when the run starts. Where the labels are numbers, these are the names in the order of
+    the numbers."""
+    pool: Literal["tower", "patches"] = "tower"
+    """What is read of a picture: the tower's own pooling (a class token where it has one), or the
+    mean of its patches: masked-image pretraining alone trains no class token."""
     smoothing: float = 0.0
     """Label smoothing."""
     drop: float = 0.0
@@ -75,7 +80,8 @@ class ClassificationConfig:
     temperature: float = 0.07
     """knn: of the votes (Wu et al. 2018)."""
     templates: tuple[str, ...] = ("a photo of a {}.", "a picture of a {}.", "{}")
-    """zero_shot: texts of a class, whose embeddings are averaged."""
+    """zero_shot: texts of a class, whose embeddings are averaged; {} is its name, with spaces for
+    underscores."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ class HeldOut:
     Attributes:
         samples: without their pictures.
         skips: what could not be used so far: records at once, pictures when they are asked for.
+        broken: the rows of the latter.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class HeldOut:
         self.reader = ShardReader(sources)
         self.samples: list[Sample] = []
         self.skips: list[Skip] = []
+        self.broken: set[int] = set()
         self._places: list[Position] = []
         for position, sample in read_texts(sources, self.reader, self.skips):
             self.samples.append(sample)
@@ -51,6 +53,7 @@ class HeldOut:
             try:
                 pixels_BCHW[place].copy_(self._picture(row, number))
             except SampleError as error:
+                self.broken.add(row)
                 sample = self.samples[row]
                 self._note(Skip(sample.shard, sample.key, str(error)))
         return pixels_BCHW

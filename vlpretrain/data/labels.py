@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,6 +12,35 @@ from torch import Tensor
 from vlpretrain.data.sample import SampleError
 from vlpretrain.data.transforms import PictureSettings, crop_pixels, sample_name
 from vlpretrain.types import COUNTS, LabelBatch, Sample
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """The classes by their place."""
+
+    names: tuple[str, ...]
+
+    def index(self, sample: Sample) -> int:
+        """The place of a sample's class: that of the name which its `label` gives; where no class
+        is called by a number, a number is the place itself.
+
+        Raises:
+            SampleError: it has no label, or one that is no class.
+        """
+        name = class_name(sample)
+        if name in self._places:
+            return self._places[name]
+        if self._are_words and is_number(name) and 0 <= int(name) < len(self.names):
+            return int(name)
+        raise SampleError(f"label {name!r} is none of the {len(self.names)} classes")
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.names)}
+
+    @cached_property
+    def _are_words(self) -> bool:
+        return not any(is_number(name) for name in self.names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +54,10 @@ class LabelRow:
 
 @dataclass(frozen=True)
 class LabelRecipe:
-    """Pictures and classes to a LabelBatch (loader.Recipe).
-
-    Args:
-        classes: place of each class name.
-    """
+    """Pictures and classes to a LabelBatch (loader.Recipe)."""
 
     settings: PictureSettings
-    classes: Mapping[str, int]
+    classes: ClassList
 
     @property
     def seed(self) -> int:
@@ -41,13 +67,11 @@ class LabelRecipe:
         """Raises SampleError: no picture, no label, or one that is no class."""
         if sample.image is None:
             raise SampleError("no picture")
-        name = class_name(sample)
-        if name not in self.classes:
-            raise SampleError(f"label {name!r} is none of the {len(self.classes)} classes")
+        class_index = self.classes.index(sample)
         return LabelRow(
             label=f"{sample.shard}/{sample.key}",
             pixels_CHW=crop_pixels(sample.image, sample_name(sample), epoch, self.settings),
-            class_index=self.classes[name],
+            class_index=class_index,
         )
 
     def blank(self) -> LabelRow:
@@ -74,9 +98,23 @@ def class_name(sample: Sample) -> str:
     """The name of a record's `label`.
 
     Raises:
-        SampleError: it has none.
+        SampleError: it has none, or something else than a name or a number.
     """
     label = sample.metadata.get("label")
     if label is None or label == "":
         raise SampleError("no label")
+    if isinstance(label, bool) or not isinstance(label, (str, int)):
+        raise SampleError(f".json `label` is a {type(label).__name__}, not a name or a number")
     return str(label)
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Each name once; by number where all are numbers, else by the alphabet."""
+    distinct = set(names)
+    if all(is_number(name) for name in distinct):
+        return tuple(sorted(distinct, key=lambda name: (int(name), name)))
+    return tuple(sorted(distinct))
+
+
+def is_number(name: str) -> bool:
+    return name.removeprefix("-").isdecimal()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import string
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -115,6 +116,13 @@ def train_wordpiece(captions: Iterable[str], vocab_size: int) -> FastTokeniser:
             mask_token=MASK,
         )
     )
+
+
+def spelling_texts() -> list[str]:
+    """What to train a tokenizer on where nothing is read: a vocabulary of single characters, in
+    which any English word can be spelt."""
+    doubled = [2 * character for character in string.ascii_lowercase + string.digits]
+    return [*doubled, string.punctuation]
 
 
 class FastTokeniser:

@@ -105,7 +105,7 @@ class RunFolder:
 
     def say(self, lines: str | Iterable[str]) -> None:
         """Prints to the screen, from rank 0."""
-        if is_main():
+        if is_main() and lines:
             print(lines if isinstance(lines, str) else "\n".join(lines), flush=True)
 
     def close(self) -> None:

@@ -146,6 +146,15 @@ class Answerer(nn.Module):
             self._mark_pictures(state_QPTD).flatten(1, 2), valid_ST.view(num_questions, -1)
         )
 
+    def states_of_one(self, fused_PTD: Tensor) -> QuestionStates:
+        """One question's, from all its fused tokens, read with each picture and without padding."""
+        if self.decoder is None:
+            state_1TD = fused_PTD[:, 0].unsqueeze(0)
+        else:
+            state_1TD = self._mark_pictures(fused_PTD.unsqueeze(0)).flatten(1, 2)
+        valid_1T = torch.ones(state_1TD.shape[:2], dtype=torch.bool, device=state_1TD.device)
+        return QuestionStates(state_1TD, valid_1T)
+
     def logits(self, states: QuestionStates, answers: AnswerTexts | None = None) -> Tensor:
         """A classifier's logits [Q, A]; a decoder's [M, V] of the given answers' tokens."""
         if self.classifier is not None:

@@ -26,15 +26,17 @@ def attend(
     plain: bool = False,
     dropout: float = 0.0,
     seen_QN: Tensor | None = None,
+    kept: list[Tensor] | None = None,
 ) -> Tensor:
     """Softmax attention (Vaswani et al. 2017), [G, H, Q, d].
 
     Keys where `key_valid_GN` is False are not seen, nor those of which `seen_QN` says so to a query
     of whatever group; every query must see a key. `dropout` is the share of weights that are set
-    to 0.
+    to 0. `kept` takes the weights [G, H, Q, N] before that, each query's adding up to 1, for
+    `torch.autograd.grad`; attention is then written out.
     """
     seen = _seen(key_valid_GN, seen_QN)
-    if not plain:
+    if not plain and kept is None:
         return F.scaled_dot_product_attention(
             query_GHQd, key_GHNd, value_GHNd, attn_mask=seen, dropout_p=dropout
         )
@@ -42,6 +44,9 @@ def attend(
     if seen is not None:
         logits_GHQN = logits_GHQN.masked_fill(~seen, -torch.inf)
     weight_GHQN = logits_GHQN.softmax(dim=-1)
+    if kept is not None:
+        # Without any trainable parameter before them, the weights have no gradient by themselves.
+        kept.append(weight_GHQN.requires_grad_())
     if dropout:
         weight_GHQN = F.dropout(weight_GHQN, dropout)
     return weight_GHQN @ value_GHNd

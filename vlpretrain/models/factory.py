@@ -1,7 +1,8 @@
 """Making, saving and loading whole models.
 
 An export folder holds `model.safetensors`, `vlpretrain.json` (what the model is made of), the
-tokenizer's files and, if the model answers questions, `answerer.safetensors` and `answerer.json`.
+tokenizer's files; if the model answers questions, `answerer.safetensors` and `answerer.json`; if it
+tells classes apart, `classifier.safetensors` and `classifier.json`.
 Nothing in it runs code, and loading needs neither a configuration nor a hub.
 """
 
@@ -18,6 +19,8 @@ from vlpretrain import __version__
 from vlpretrain.errors import UserError
 from vlpretrain.models.answerer_files import DESCRIPTION_FILE as ANSWERER_FILE
 from vlpretrain.models.answerer_files import load_answerer, remove_answerer, save_answerer
+from vlpretrain.models.classifier_files import DESCRIPTION_FILE as CLASSIFIER_FILE
+from vlpretrain.models.classifier_files import load_classifier, remove_classifier, save_classifier
 from vlpretrain.models.fusion import Fusion
 from vlpretrain.models.inputs import open_reader
 from vlpretrain.models.spec import FusionSpec, ModelSpec, TextSpec, VisionSpec
@@ -35,7 +38,13 @@ from vlpretrain.models.weights import (
 DESCRIPTION_FILE = "vlpretrain.json"
 WEIGHTS_FILE = "model.safetensors"
 _TOKENIZER_SUFFIXES = (".json", ".txt", ".model")
-_NOT_TOKENIZER = (DESCRIPTION_FILE, ANSWERER_FILE, "config.json", "generation_config.json")
+_NOT_TOKENIZER = (
+    DESCRIPTION_FILE,
+    ANSWERER_FILE,
+    CLASSIFIER_FILE,
+    "config.json",
+    "generation_config.json",
+)
 
 
 def create_model(spec: ModelSpec) -> VLModel:
@@ -60,12 +69,15 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     # What another model left here would not fit this one.
     remove_answerer(folder)
+    remove_classifier(folder)
     save_weights(model.state_dict() if state is None else state, folder / WEIGHTS_FILE)
     if tokenizer_folder is not None:
         _copy_tokenizer(Path(tokenizer_folder), folder)
     save_description(_describe(model), folder / DESCRIPTION_FILE)
     if model.answerer is not None:
         save_answerer(model.answerer, folder)
+    if model.classifier is not None:
+        save_classifier(model.classifier, folder)
 
 
 def load_model(folder: Path) -> VLModel:
@@ -75,6 +87,7 @@ def load_model(folder: Path) -> VLModel:
     load_exactly(model, read_weights(path), path, DESCRIPTION_FILE)
     model.reader = open_reader(folder, model.spec.text.max_tokens)
     model.answerer = load_answerer(folder, model.fusion.width, model.text.vocab_size)
+    model.classifier = load_classifier(folder, model.vision.width)
     return model.eval()
 
 

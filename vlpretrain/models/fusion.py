@@ -6,8 +6,9 @@ D width of the fusion, S flat rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from vlpretrain.errors import UserError
 from vlpretrain.models.fusion_cross import CrossLayer, plan
 from vlpretrain.models.fusion_merged import JointInput, MergedLayer, joint_valid
-from vlpretrain.models.layers import init_weights
+from vlpretrain.models.layers import Attention, init_weights
 from vlpretrain.models.layout import FusionPairs, Slots, lay_out
 from vlpretrain.models.spec import FusionSpec
 
@@ -55,6 +56,28 @@ class Fusion(nn.Module):
         state_KD = self.body(image_RND, self.text_in(text_RTD), text_valid_RT, pairs)
         return self.norm(state_KD)
 
+    @contextmanager
+    def looking(self, layer: int) -> Iterator[list[Tensor]]:
+        """Keeps how much a layer (0: the first) looks at what; for explanations, not for training.
+
+        Within, the list takes the attention weights [G, H, Q, N] of every call, part of its graph.
+        When one text is read with G pictures, without padding and at all its positions, group g is
+        picture g; its first queries are the text's tokens in order, its last keys the image tokens.
+
+        Raises:
+            UserError: no such layer, or a fusion whose words never look at the picture.
+        """
+        if not 0 <= layer < self.spec.depth:
+            raise UserError(
+                f"no layer {layer} in a fusion of {self.spec.depth}",
+                where="layer",
+                fix=f"0 to {self.spec.depth - 1}",
+            )
+        # Compiled layers would have to be compiled anew.
+        eagerly = torch.compiler.set_stance("force_eager")
+        with eagerly, self.body.look(layer).keeping_weights() as kept:
+            yield kept
+
     def set_checkpointing(self, enabled: bool) -> None:
         """Recompute each layer in the backward pass instead of keeping its activations."""
         self.body.checkpointing = enabled
@@ -84,6 +107,10 @@ class CrossFusion(nn.Module):
             row_SD = _run(self, layer, row_SD, image_RND, stage)
         return row_SD
 
+    def look(self, layer: int) -> Attention:
+        """The attention by which a layer looks at the picture."""
+        return cast(Attention, self.layers[layer].picture)
+
 
 class MergedFusion(nn.Module):
     """One self-attention over the words and patches of each pair, in every layer."""
@@ -110,6 +137,10 @@ class MergedFusion(nn.Module):
         read_K = pair_K * valid_PJ.shape[1] + column_K
         return _run(self, self.layers[-1], row_SD, everywhere, valid_PJ, read_K)
 
+    def look(self, layer: int) -> Attention:
+        """The attention by which a layer looks at the picture, and at the words."""
+        return cast(Attention, self.layers[layer].attention)
+
 
 class ConcatFusion(nn.Module):
     """The plain baseline: the text's first state beside the picture's mean state through an MLP,
@@ -135,6 +166,14 @@ class ConcatFusion(nn.Module):
         length = text_RTD.shape[1]
         pair_K, column_K = pairs.read_index_K // length, pairs.read_index_K % length
         return text_RTD[pairs.text_row_P[pair_K], column_K] + joint_PD[pair_K]
+
+    def look(self, layer: int) -> Attention:
+        """Refused: there is none."""
+        raise UserError(
+            "words of a concat fusion never look at the picture: there is nothing to show",
+            where="fusion.kind",
+            fix="a model whose fusion is cross or merged",
+        )
 
 
 FUSIONS: dict[str, type[CrossFusion] | type[MergedFusion] | type[ConcatFusion]] = {

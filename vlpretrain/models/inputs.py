@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import open_clip
 import torch
@@ -26,11 +27,21 @@ Picture = Image.Image | str | Path | Tensor
 OPEN_CLIP_FILE = "open_clip_tokenizer.json"
 
 
+class Word(NamedTuple):
+    """A word of a text as a tokenizer parts it."""
+
+    text: str
+    positions: tuple[int, ...]  # of its pieces among the text's tokens
+
+
 class TextReader(Protocol):
     """Texts to token ids."""
 
     def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Ids [B, T], padded to the longest, and where they are real tokens [B, T]."""
+
+    def words(self, text: str) -> list[Word]:
+        """The words that `read` keeps of a text, special tokens left out."""
 
     def write(self, ids: Sequence[int]) -> str:
         """The text of token ids, special ones left out."""
@@ -63,6 +74,20 @@ class FastReader:
         rows = [encoding.ids for encoding in self.backend.encode_batch(list(texts))]
         return pad_ids(rows, self.pad_id)
 
+    def words(self, text: str) -> list[Word]:
+        encoding = self.backend.encode(text)
+        numbered = [
+            (position, word)
+            for position, word in enumerate(encoding.word_ids)
+            if word is not None and not encoding.special_tokens_mask[position]
+        ]
+        words = []
+        for _, pieces in groupby(numbered, key=lambda piece: piece[1]):
+            positions = tuple(position for position, _ in pieces)
+            first, last = encoding.offsets[positions[0]], encoding.offsets[positions[-1]]
+            words.append(Word(text[first[0] : last[1]].strip(), positions))
+        return words
+
     def write(self, ids: Sequence[int]) -> str:
         return str(self.backend.decode(list(ids), skip_special_tokens=True))
 
@@ -78,6 +103,18 @@ class ClipReader:
         length_B1 = text_BT.argmax(dim=1, keepdim=True) + 1
         text_BT = text_BT[:, : int(length_B1.max())]
         return text_BT, torch.arange(text_BT.shape[1]) < length_B1
+
+    def words(self, text: str) -> list[Word]:
+        ids = self.read([text])[0][0].tolist()
+        words, start = [], 1
+        # Behind the start token, before the end token; a word's last piece is marked.
+        for position in range(1, len(ids) - 1):
+            is_last = position == len(ids) - 2
+            if is_last or self.tokenizer.decoder[ids[position]].endswith("</w>"):
+                spelled = self.tokenizer.decode(ids[start : position + 1]).strip()
+                words.append(Word(spelled, tuple(range(start, position + 1))))
+                start = position + 1
+        return words
 
     def write(self, ids: Sequence[int]) -> str:
         special = self.tokenizer.all_special_ids

@@ -5,6 +5,9 @@ Shapes: S flat rows, G groups, N keys of a group, D width.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import Tensor, nn
 
 from vlpretrain.models.attention import attend, merge_heads, prefers_plain, split_heads
@@ -30,6 +33,7 @@ class Attention(nn.Module):
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
+        self._kept: list[Tensor] | None = None
 
     def forward(
         self,
@@ -55,8 +59,18 @@ class Attention(nn.Module):
             key_valid_GN,
             plain=prefers_plain(self.training, row_SD.device),
             seen_QN=seen_QN,
+            kept=self._kept,
         )
         return self.out(slots.unpad(merge_heads(mixed_GHQd)))
+
+    @contextmanager
+    def keeping_weights(self) -> Iterator[list[Tensor]]:
+        """Within, the list takes the weights [G, H, Q, N] of every call, part of its graph."""
+        self._kept = []
+        try:
+            yield self._kept
+        finally:
+            self._kept = None
 
 
 class FeedForward(nn.Sequential):

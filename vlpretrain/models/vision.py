@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vlpretrain.errors import UserError
 from vlpretrain.models.attention import prefers_plain
 from vlpretrain.models.backbones import Backbone, build_backbone
+from vlpretrain.models.batch_norm import keep_float_statistics
 from vlpretrain.models.blocks import compile_blocks
 from vlpretrain.models.layers import INIT_DEVIATION
 from vlpretrain.models.position import add_conditional_position
@@ -55,6 +56,7 @@ class VisionTower(nn.Module):
         super().__init__()
         backbone = build_backbone(spec)
         _check_sizes(spec, backbone)
+        keep_float_statistics(backbone.module)
         self.spec = spec
         self.backbone: Any = backbone.module
         self.width = backbone.width

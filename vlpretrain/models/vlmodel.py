@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vlpretrain.errors import UserError
 from vlpretrain.models.answerer import Answerer
 from vlpretrain.models.answering import Images, ScoredAnswer, answer_questions
+from vlpretrain.models.classifier import Classifier, ScoredClass, best_classes
 from vlpretrain.models.fusion import Fusion, FusionPairs
 from vlpretrain.models.inputs import Picture, TextReader, as_list, load_pixels
 from vlpretrain.models.layers import init_weights
@@ -32,7 +33,7 @@ class VLModel(nn.Module):
     """A vision-language model.
 
     Training calls its parts (`vision`, `text`, `fusion`) and heads; `encode_image`, `encode_text`,
-    `match` and `answer` are for use after training, with a tokenizer at hand.
+    `match`, `answer` and `classify` are for use after training, with a tokenizer at hand.
     """
 
     def __init__(
@@ -48,25 +49,31 @@ class VLModel(nn.Module):
         for head in (self.image_proj, self.text_proj, self.itm_head):
             head.apply(init_weights)
         self.reader: TextReader | None = None
-        # Fine-tuned for questions, the model carries this along; it is none of its modules, so the
-        # weights of a model are the same with it and without.
+        # Fine-tuned for questions or classes, the model carries these along; they are none of its
+        # modules, so the weights of a model are the same with them and without.
         self.answerer: Answerer | None = None
+        self.classifier: Classifier | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "answerer":
+        if name in ("answerer", "classifier"):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
 
+    @property
+    def _carried(self) -> list[nn.Module]:
+        return [part for part in (self.answerer, self.classifier) if part is not None]
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> VLModel:
         """What `to`, `cuda` and the like do to each tensor."""
-        if self.answerer is not None and recurse:
-            self.answerer._apply(fn)
+        if recurse:
+            for part in self._carried:
+                part._apply(fn)
         return super()._apply(fn, recurse)
 
     def train(self, mode: bool = True) -> VLModel:
-        if self.answerer is not None:
-            self.answerer.train(mode)
+        for part in self._carried:
+            part.train(mode)
         return super().train(mode)
 
     @classmethod
@@ -216,6 +223,31 @@ class VLModel(nn.Module):
         questions = [questions] if isinstance(questions, str) else list(questions)
         with _evaluating(self):
             return answer_questions(self, images, questions, top, batch_size, among)
+
+    def classify(
+        self,
+        images: Picture | Sequence[Picture] | Tensor,
+        top: int = 1,
+        batch_size: int = 32,
+    ) -> list[list[ScoredClass]]:
+        """The `top` likeliest classes of each picture, the best first, each with a probability.
+
+        Raises:
+            UserError: the model has no classifier.
+        """
+        classifier = self.classifier
+        if classifier is None:
+            raise UserError(
+                "the model knows no classes",
+                where="classify",
+                fix="load one that was fine-tuned by task.name: classification",
+            )
+        with _evaluating(self):
+            return [
+                best
+                for chunk in _chunks(as_list(images), batch_size)
+                for best in best_classes(classifier(self._see(chunk)), classifier.spec.classes, top)
+            ]
 
     def _match(self, seen: VisionStates, texts: list[str]) -> Tensor:
         states, valid_BT = self._read(texts)

@@ -79,13 +79,15 @@ def chance_levels(run: RunRecord) -> dict[str, float]:
 
 
 def _measured_chance(run: RunRecord) -> dict[str, float]:
-    """Levels that the evaluator measured, for every figure whose name ends as theirs."""
+    """Levels that the evaluator measured, for every figure whose name ends as theirs; an order that
+    was changed by re-ranking is compared with the same chance."""
     found = {}
     for chance_name in (name for name in run.val if name.startswith(CHANCE)):
         level = run.val[chance_name].last_finite()
         ending = "_" + chance_name.removeprefix(CHANCE)
         for name in run.val:
-            if name.endswith(ending) and name != chance_name and level is not None:
+            judged = "_" + name.removeprefix("val/").replace("reranked_", "")
+            if judged.endswith(ending) and name != chance_name and level is not None:
                 found[name] = level
     return found
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vlpretrain import distributed
 from vlpretrain.errors import UserError
@@ -22,8 +23,12 @@ from vlpretrain.metrics.language_prior import Asked, score_priors
 from vlpretrain.metrics.vqa import answer_type_of, question_type_of, results_record, vqa_accuracy
 from vlpretrain.models.answer_search import cut_at_end
 from vlpretrain.models.answerer import QuestionStates
+from vlpretrain.models.inputs import TextReader
+from vlpretrain.tasks.explain import word_maps
+from vlpretrain.tasks.explain_picture import Explained, write_words
+from vlpretrain.tasks.judges import answer_judge
 from vlpretrain.tasks.vqa import VqaTask
-from vlpretrain.tasks.vqa_examples import write_examples
+from vlpretrain.tasks.vqa_examples import DrawWords, write_examples
 from vlpretrain.tasks.vqa_set import AskedQuestion, QuestionSet
 from vlpretrain.types import QuestionBatch, Skip
 
@@ -49,6 +54,8 @@ class VqaEvaluator:
         vocabulary: size and coverage, for the record.
         writes: a decoder's own answers are judged; else the likeliest of its list.
         read_text: token ids to words.
+        overlap: whether the questions or their pictures were trained on.
+        reader: texts to tokens and words, to show where the model looked; None: that is left out.
     """
 
     questions: QuestionSet
@@ -60,6 +67,7 @@ class VqaEvaluator:
     beams: int = 1
     rank_first: int = 128
     overlap: Callable[[], dict[str, Any] | None] = lambda: None
+    reader: TextReader | None = None
 
     def __call__(self, task: VqaTask, folder: Path) -> dict[str, float]:
         """Figures by name; the main rank writes vqa.json, its pictures and the results file.
@@ -83,7 +91,7 @@ class VqaEvaluator:
         if distributed.is_main():
             _write_json(folder / RESULTS_FILE, self._results(answers))
             record["examples"] = write_examples(
-                self.questions, answers, self._scores(answers), folder
+                self.questions, answers, self._scores(answers), folder, self._drawer(task)
             )
             record["overlap"] = self._overlap
             _write_json(folder / "vqa.json", record)
@@ -177,6 +185,24 @@ class VqaEvaluator:
             "question_only": accuracy_with_interval(priors.question_only, samples),
             "most_frequent": accuracy_with_interval(priors.most_frequent, samples),
         }
+
+    def _drawer(self, task: VqaTask) -> DrawWords | None:
+        """None where words don't look at pictures, or parameters are cut over ranks (ZeRO-3)."""
+        reader = self.reader
+        sharded = any(hasattr(parameter, "ds_id") for parameter in task.parameters())
+        if reader is None or sharded or task.model.fusion.spec.kind == "concat":
+            return None
+        judge = answer_judge(task.answerer, reader)
+        task.model.reader = reader
+
+        def draw(pixels_PCHW: Tensor, text: str, folder: Path, name: str) -> list[dict[str, str]]:
+            try:
+                maps = word_maps(task.model, pixels_PCHW, text, judge)
+            except UserError:  # a fusion of one layer, a question without words: nothing to show
+                return []
+            return write_words(Explained(pixels_PCHW, maps), folder, name)
+
+        return draw
 
     def _skips(self) -> list[Skip]:
         """What no rank could read; a black picture stands in."""

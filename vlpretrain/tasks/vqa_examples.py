@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
+from torch import Tensor
 
 from vlpretrain.tasks.vqa_set import QuestionSet
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from vlpretrain.tasks.vqa_evaluator import Answer
 
 EXAMPLES = 12  # half of them wrong, where there are so many
+EXPLAINED = 4
 
 
 def choose_examples(
@@ -34,17 +36,34 @@ def choose_examples(
     return chosen
 
 
+# PNG files of where the model looked, for one question's pictures: what vqa.json says of them.
+DrawWords = Callable[[Tensor, str, Path, str], list[dict[str, str]]]
+
+
 def write_examples(
     questions: QuestionSet,
     answers: Sequence[Answer],
     scores: Sequence[float | None],
     folder: Path,
+    draw_words: DrawWords | None = None,
 ) -> list[dict[str, Any]]:
-    """PNG files, and what vqa.json says of each."""
-    return [
+    """PNG files, and what vqa.json says of each; the first few also show where the model looked."""
+    chosen = choose_examples(questions, scores)
+    examples = [
         _example(questions, row, number, answers[row], scores[row], folder)
-        for number, row in enumerate(choose_examples(questions, scores))
+        for number, row in enumerate(chosen)
     ]
+    if draw_words is not None:
+        for number in _spread(len(chosen), EXPLAINED):
+            question = questions.questions[chosen[number]]
+            pixels_PCHW = questions.load_pixels([question.sample])
+            words = draw_words(pixels_PCHW, question.text, folder, f"vqa-{number}")
+            examples[number]["words"] = words
+    return examples
+
+
+def _spread(length: int, count: int) -> list[int]:
+    return sorted({place * length // count for place in range(count)}) if length else []
 
 
 def _example(
