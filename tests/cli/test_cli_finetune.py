@@ -41,6 +41,12 @@ optim: {layer_decay: 0.8, head_lr: 2.0}
 log: {every: 1, tensorboard: false}
 evaluation: {samples: 0, batch: 4}
 """
+# Of processes that are started here: before this one joins a group of its own.
+ENVIRONMENT = {
+    **os.environ,
+    "DS_ACCELERATOR": "cpu",
+    "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+}
 VQA = ["--task.name", "vqa"]
 DECODE = [*VQA, "--task.vqa.answer-with", "decode"]
 
@@ -403,11 +409,7 @@ def launch(command: str, home: Path, *arguments: str) -> None:
             str(home / "run.yaml"),
             *arguments,
         ],
-        env={
-            **os.environ,
-            "DS_ACCELERATOR": "cpu",
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        },
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=240,
