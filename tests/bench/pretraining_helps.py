@@ -68,10 +68,10 @@ def easy_vqa(data: Path) -> Study:
         subprocess.run(command, check=True, cwd=ROOT)
     return Study(
         "configs/quickstart.yaml",
-        ("--data.train", str(data / "scenes"), str(data / "train")),
+        ("--data.train", str(data / "scenes"), str(data / "train"), "--train.steps", "1150"),
         (*NO_MIM, *AT_ONCE),
         "configs/easy_vqa.yaml",
-        ("--data.train", str(share), "--data.val", str(data / "test"), "--train.epochs", "20"),
+        ("--data.train", str(share), "--data.val", str(data / "test"), "--train.epochs", "12"),
         ("--data.vocab-size", "400", *VIT),
         {
             "val/vqa_accuracy": "accuracy, %",
