@@ -34,13 +34,19 @@ model:
   embed_dim: 16
   vision: {name: vit_tiny_patch16_224, width: 32, depth: 1, heads: 2, patch: 8}
   text: {depth: 1, width: 32, heads: 2, dropout: 0.0}
-  fusion: {depth: 1, width: 32, heads: 2}
+  fusion: {depth: 2, width: 32, heads: 2}
 objectives: {mim: {block: 8}}
 train: {global_batch: 8, steps: 3, precision: fp32}
 optim: {layer_decay: 0.8, head_lr: 2.0}
 log: {every: 1, tensorboard: false}
 evaluation: {samples: 0, batch: 4}
 """
+# Of processes that are started here: before this one joins a group of its own.
+ENVIRONMENT = {
+    **os.environ,
+    "DS_ACCELERATOR": "cpu",
+    "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+}
 VQA = ["--task.name", "vqa"]
 DECODE = [*VQA, "--task.vqa.answer-with", "decode"]
 
@@ -234,6 +240,19 @@ def test_a_stopped_run_goes_on_alike_with_its_own_answers(home: Path) -> None:
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
 
 
+@pytest.mark.parametrize(("name", "task"), [("classifier", VQA), ("decoder", DECODE)])
+def test_evaluations_in_between_change_nothing(
+    home: Path, name: str, task: list[str], request: pytest.FixtureRequest
+) -> None:
+    """Nor do their pictures of where the model looked, which take a gradient."""
+    undisturbed: Path = request.getfixturevalue(name)
+    looking = finetuned(home, f"looking-{name}", *task, "--evaluation.every", "1")
+    assert len(lines_of(looking, "val")) == 3
+    assert any(example.get("words") for example in record_of(looking)["examples"])
+    assert losses_of(looking) == losses_of(undisturbed)
+    assert results_of(looking) == results_of(undisturbed)
+
+
 def test_a_new_run_makes_its_answers_anew(home: Path, classifier: Path) -> None:
     folder = home / "anew"
     folder.mkdir()
@@ -352,14 +371,16 @@ def test_answers_that_a_fine_tuned_model_does_not_know(
 
 
 def test_a_held_out_picture_that_cannot_be_seen_is_said(
-    home: Path, classifier: Path, tmp_path: Path
+    home: Path, classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     records = {name: {"questions": [ask("what is it?", ["red"])]} for name in ("a", "b")}
     write_shard(tmp_path / "val/0.tar", records, {"a": [noise()], "b": [BROKEN]})
     evaluate(home, classifier, tmp_path / "out", *VQA, "--data.val", str(tmp_path / "val"))
     (skip,) = record_of(tmp_path / "out")["skipped"]
     assert skip["key"] == "b"
-    assert lines_of(tmp_path / "out", "val")[0]["val/skipped"] == 1
+    assert f"1 held-out samples could not be used as they are:\n  {skip['shard']}/b" in (
+        capsys.readouterr().out
+    )
 
 
 def test_doctor_looks_at_a_fine_tune(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -384,7 +405,8 @@ def test_two_processes_train_and_judge_alike(home: Path, stage: str, task: list[
     out = home / f"two-{stage}"
     shared = ["--processes", "2", "--out", str(out)]
     start = [*data(home), "--init", str(home / "pre/export")]
-    launch("finetune", home, *start, *shared, "--deepspeed.zero-stage", stage, *still)
+    sharded = ["--deepspeed.zero-stage", stage, "--evaluation.every", "2"]
+    launch("finetune", home, *start, *shared, *sharded, *still)
     assert losses_of(out) == pytest.approx(losses_of(alone), rel=1e-4)
     assert results_of(out) == results_of(alone)
     assert record_of(out)["accuracy"] == record_of(alone)["accuracy"]
@@ -403,11 +425,7 @@ def launch(command: str, home: Path, *arguments: str) -> None:
             str(home / "run.yaml"),
             *arguments,
         ],
-        env={
-            **os.environ,
-            "DS_ACCELERATOR": "cpu",
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        },
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=240,

@@ -7,7 +7,7 @@ import operator
 
 import pytest
 
-from vlpretrain.config.check import LIMITS, check, problems
+from vlpretrain.config.check import LIMITS, check, check_evaluation, problems
 from vlpretrain.config.load import override
 from vlpretrain.config.schema import RunConfig
 from vlpretrain.errors import UserError
@@ -92,3 +92,31 @@ def test_every_limit_is_of_a_field_and_holds_its_default() -> None:
     for path, (low, high) in LIMITS.items():
         assert low <= operator.attrgetter(path)(RunConfig()) <= high
         assert math.isfinite(low)
+
+
+@pytest.mark.parametrize("size", ["40", "100"])
+def test_a_mask_block_is_asked_of_runs_that_hide_something(size: str) -> None:
+    odd = ["--data.image-size", size, "--model.vision.patch", "4"]
+    assert [one.where for one in problems(config(*odd))] == ["objectives.mim.block"]
+    assert problems(config(*odd, "--task.name", "vqa")) == []
+    assert problems(config(*odd, "--task.name", "classification")) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "where"),
+    [
+        (["--init", "export"], "data.val"),
+        (["--data.val", "shards"], "init"),
+        (["--data.val", "shards", "--init", "export"], "task.name"),
+        (
+            ["--data.val", "s", "--init", "e", "--task.name=vqa", "--evaluation.batch=0"],
+            "evaluation",
+        ),
+    ],
+)
+def test_an_evaluation_needs_data_a_model_and_a_task(overrides: list[str], where: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check_evaluation(override(RunConfig(), overrides))
+    assert where in caught.value.where
+    whole = ["--data.val", "shards", "--init", "export", "--task.name", "vqa"]
+    check_evaluation(override(RunConfig(), whole))

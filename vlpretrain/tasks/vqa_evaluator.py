@@ -146,16 +146,15 @@ class VqaEvaluator:
 
     def _judge(self, answers: Sequence[Answer]) -> tuple[dict[str, Any], dict[str, float]]:
         """The content of vqa.json, and the figures for the log."""
-        asked, skips = self._answered, self._skips()
+        asked = self._answered
         record: dict[str, Any] = {
             "num_questions": len(answers),
             "vocabulary": self.vocabulary or None,
             "results_file": RESULTS_FILE,
-            "skipped": [asdict(skip) for skip in skips],
+            "skipped": [asdict(skip) for skip in self._skips()],
         }
-        figures = {"val/skipped": float(len(skips))} if skips else {}
         if not asked:
-            return record, figures
+            return record, {}
         score_Q = [score for score in self._scores(answers) if score is not None]
         samples = [question.sample for question in asked]
         record |= accuracy_with_interval(score_Q, samples)
@@ -167,7 +166,7 @@ class VqaEvaluator:
         )
         record["consistency"] = consistency(asked, score_Q)
         record["baselines"] = self._baselines
-        return record, _figures(record) | figures
+        return record, _figures(record)
 
     @cached_property
     def _answered(self) -> list[AskedQuestion]:
