@@ -33,7 +33,17 @@ class AnswerTask(nn.Module):
         super().__init__()
         self.model = tiny_pretraining().model
         spec = AnswererSpec(
-            "decode", 2, ("a", "b", "c"), 0.0, 2, 2, 5, START, END, 0, answer_tokens=LIST
+            "decode",
+            2,
+            ("a", "b", "c"),
+            dropout=0.0,
+            depth=2,
+            heads=2,
+            max_answer_tokens=5,
+            start_id=START,
+            end_id=END,
+            pad_id=0,
+            answer_tokens=LIST,
         )
         self.answerer = Answerer(spec, self.model.fusion.width, VOCAB)
 
