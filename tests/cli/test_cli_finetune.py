@@ -397,7 +397,11 @@ def test_doctor_looks_at_a_fine_tune(home: Path, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.distributed
 @pytest.mark.parametrize(
-    ("stage", "task"), [("1", VQA), ("3", DECODE)], ids=["classify-zero1", "decode-zero3"]
+    ("stage", "task"),
+    [
+        pytest.param("1", VQA, id="classify-zero1"),
+        pytest.param("3", DECODE, id="decode-zero3", marks=pytest.mark.slow),
+    ],
 )
 def test_two_processes_train_and_judge_alike(home: Path, stage: str, task: list[str]) -> None:
     still = ["--model.fusion.dropout", "0", "--task.vqa.dropout", "0", *task]
