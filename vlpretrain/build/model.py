@@ -80,6 +80,7 @@ def model_spec(config: RunConfig, tokeniser: Tokeniser) -> ModelSpec:
         patch=model.vision.patch,
         drop_path=model.vision.drop_path,
         position=model.vision.position,
+        stem=model.vision.stem,
     )
     text = TextSpec(
         name=model.text.name,

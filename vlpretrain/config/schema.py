@@ -91,6 +91,10 @@ class VisionConfig:
     """own: the backbone's position embedding alone; conditional: a plain timm ViT also adds a 3x3
     depthwise convolution behind its first block (Chu et al. 2021), so that it need not learn from
     data which patches are neighbours: worth it from random weights on little data."""
+    stem: Literal["own", "conv"] = "own"
+    """own: the backbone's way from pixels to tokens, one projection a patch in a ViT; conv: a
+    plain timm ViT sees each patch through a few 3x3 convolutions (Xiao et al. 2021), which learn
+    shapes that one projection does not within a short training."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ class VisionSpec:
     patch: int = 0  # pixels
     drop_path: float = 0.0
     position: Literal["own", "conditional"] = "own"
+    stem: Literal["own", "conv"] = "own"
 
 
 @dataclass(frozen=True)

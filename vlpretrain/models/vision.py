@@ -24,6 +24,7 @@ from vlpretrain.models.blocks import compile_blocks
 from vlpretrain.models.layers import INIT_DEVIATION
 from vlpretrain.models.position import add_conditional_position
 from vlpretrain.models.spec import VisionSpec
+from vlpretrain.models.stem import add_conv_stem
 from vlpretrain.models.weights import WeightReport
 
 
@@ -40,7 +41,8 @@ class VisionStates:
 
 class VisionTower(nn.Module):
     """Pixels to tokens. Hidden patches become a learned token (Xie et al. 2022), are left out (He
-    et al. 2022), or, in a CNN, are painted in the mean colour.
+    et al. 2022), or, in a CNN, are painted in the mean colour. A convolutional stem sees them
+    painted too: what it makes of a visible patch must not know its hidden neighbours.
 
     Attributes:
         width: of a token.
@@ -70,6 +72,8 @@ class VisionTower(nn.Module):
         self._has_class_token = backbone.has_class_token
         self._switchable = _with_fused_attention(self.backbone)
         self._prepare_masking(backbone)
+        if spec.stem == "conv":
+            add_conv_stem(self.backbone, spec.weights)
         if spec.position == "conditional":
             self.position = add_conditional_position(
                 self.backbone, self.width, self.grid, self.num_prefix
@@ -110,8 +114,10 @@ class VisionTower(nn.Module):
             module.fused_attn = not prefers_plain(self.training, pixels_BCHW.device)
         if block_hidden_BG is None:
             return self._states(self.backbone(picture_BCHW))
+        if self.mask_token is None or self.spec.stem == "conv":
+            picture_BCHW = self._paint_over(picture_BCHW, block_hidden_BG)
         if self.mask_token is None:
-            return self._states(self.backbone(self._paint_over(picture_BCHW, block_hidden_BG)))
+            return self._states(self.backbone(picture_BCHW))
         hidden_BN = expand_blocks(block_hidden_BG, self._embed_grid)
         if not visible_only:
             with self._hiding(hidden_BN):
