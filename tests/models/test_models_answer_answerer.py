@@ -167,7 +167,6 @@ def test_saved_and_loaded_it_is_the_same(kind, num_pictures, tmp_path):
         torch.testing.assert_close(tensor, answerer.state_dict()[name], rtol=0, atol=0)
     assert {file.name for file in tmp_path.iterdir()} == {"answerer.json", "answerer.safetensors"}
     description = json.loads((tmp_path / "answerer.json").read_text())
-    assert description["task"] == "vqa"
     assert description["answerer"]["kind"] == kind
 
 
@@ -187,9 +186,8 @@ def test_a_folder_without_one(tmp_path):
     [
         ("{", "damaged"),
         ("[]", "holds a list"),
-        ('{"task": "retrieval"}', "'retrieval'"),
-        ('{"task": "vqa"}', "does not know"),
-        ('{"task": "vqa", "answerer": {"answers": [], "answer_tokens": [], "knd": 1}}', "knd"),
+        ('{"classifier": {}}', "does not know"),
+        ('{"answerer": {"answers": [], "answer_tokens": [], "knd": 1}}', "knd"),
     ],
 )
 def test_damaged_descriptions_are_refused(content, message, tmp_path):

@@ -10,7 +10,7 @@ import torch
 
 from vlpretrain.errors import UserError
 from vlpretrain.models.classifier import Classifier, ClassifierSpec
-from vlpretrain.models.classifier_files import load_classifier, read_classifier, save_classifier
+from vlpretrain.models.classifier_files import CLASSIFIER_FILES, load_classifier, save_classifier
 from vlpretrain.models.factory import create_model
 from vlpretrain.models.spec import FusionSpec, ModelSpec, TextSpec, VisionSpec
 from vlpretrain.models.vlmodel import VLModel
@@ -93,7 +93,7 @@ def test_classes_that_are_none_are_refused(classes: tuple[str, ...], expected: s
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
-    assert read_classifier(tmp_path) is None
+    assert CLASSIFIER_FILES.read(tmp_path) is None
     save_classifier(Classifier(ClassifierSpec(CLASSES), 8), tmp_path)
     with pytest.raises(UserError, match=r"classifier.safetensors that was saved"):
         load_classifier(tmp_path, 16)

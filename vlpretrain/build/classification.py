@@ -21,7 +21,7 @@ from vlpretrain.data.held_out import HeldOut
 from vlpretrain.data.labels import ClassList, LabelRecipe, is_number
 from vlpretrain.errors import UserError
 from vlpretrain.models.classifier import Classifier, ClassifierSpec
-from vlpretrain.models.classifier_files import load_classifier, read_classifier, save_classifier
+from vlpretrain.models.classifier_files import CLASSIFIER_FILES, load_classifier, save_classifier
 from vlpretrain.models.vlmodel import VLModel
 from vlpretrain.padding import pad_ids
 from vlpretrain.tasks.classification import ClassificationTask
@@ -69,7 +69,7 @@ class ClassificationKit(TaskKit):
         Raises:
             UserError: it has none, or one of other classes or another kind.
         """
-        spec = read_classifier(Path(self.config.init))
+        spec = CLASSIFIER_FILES.read(Path(self.config.init))
         if spec is None:
             raise UserError(
                 "the model has no classifier",
@@ -121,7 +121,7 @@ class ClassificationKit(TaskKit):
 
     @cached_property
     def keeps_head(self) -> bool:
-        there = read_classifier(Path(self.config.init)) if self.config.init else None
+        there = CLASSIFIER_FILES.read(Path(self.config.init)) if self.config.init else None
         wanted = self._spec(self.classes)
         return there is not None and replace(there, dropout=wanted.dropout) == wanted
 

@@ -32,7 +32,7 @@ from vlpretrain.metrics.language_prior import Asked
 from vlpretrain.metrics.vqa import normalise_answer, soft_scores, written_forms
 from vlpretrain.models.answer_decoder import SpecialIds
 from vlpretrain.models.answerer import Answerer, AnswererSpec
-from vlpretrain.models.answerer_files import load_answerer, read_answerer, save_answerer
+from vlpretrain.models.answerer_files import ANSWERER_FILES, load_answerer, save_answerer
 from vlpretrain.models.vlmodel import VLModel
 from vlpretrain.tasks.vqa import VqaTask
 from vlpretrain.tasks.vqa_evaluator import VqaEvaluator
@@ -60,7 +60,7 @@ class VqaKit(TaskKit):
         Raises:
             UserError: the configuration asks for another kind, or there is none to judge.
         """
-        spec = read_answerer(Path(self.config.init)) if self.config.init else None
+        spec = ANSWERER_FILES.read(Path(self.config.init)) if self.config.init else None
         if spec is not None:
             self._check(spec)
         elif self.judging:

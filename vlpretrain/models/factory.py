@@ -17,10 +17,8 @@ from torch import Tensor
 
 from vlpretrain import __version__
 from vlpretrain.errors import UserError
-from vlpretrain.models.answerer_files import DESCRIPTION_FILE as ANSWERER_FILE
-from vlpretrain.models.answerer_files import load_answerer, remove_answerer, save_answerer
-from vlpretrain.models.classifier_files import DESCRIPTION_FILE as CLASSIFIER_FILE
-from vlpretrain.models.classifier_files import load_classifier, remove_classifier, save_classifier
+from vlpretrain.models.answerer_files import ANSWERER_FILES, load_answerer, save_answerer
+from vlpretrain.models.classifier_files import CLASSIFIER_FILES, load_classifier, save_classifier
 from vlpretrain.models.fusion import Fusion
 from vlpretrain.models.inputs import open_reader
 from vlpretrain.models.spec import FusionSpec, ModelSpec, TextSpec, VisionSpec
@@ -37,11 +35,11 @@ from vlpretrain.models.weights import (
 
 DESCRIPTION_FILE = "vlpretrain.json"
 WEIGHTS_FILE = "model.safetensors"
+HEAD_FILES = (ANSWERER_FILES, CLASSIFIER_FILES)
 _TOKENIZER_SUFFIXES = (".json", ".txt", ".model")
 _NOT_TOKENIZER = (
     DESCRIPTION_FILE,
-    ANSWERER_FILE,
-    CLASSIFIER_FILE,
+    *(files.description for files in HEAD_FILES),
     "config.json",
     "generation_config.json",
 )
@@ -68,8 +66,8 @@ def save_model(
     """See VLModel.save_pretrained. Each file is whole or absent; the description comes last."""
     folder.mkdir(parents=True, exist_ok=True)
     # What another model left here would not fit this one.
-    remove_answerer(folder)
-    remove_classifier(folder)
+    for files in HEAD_FILES:
+        files.remove(folder)
     save_weights(model.state_dict() if state is None else state, folder / WEIGHTS_FILE)
     if tokenizer_folder is not None:
         _copy_tokenizer(Path(tokenizer_folder), folder)
