@@ -114,7 +114,7 @@ def test_a_sample_without_questions_has_none() -> None:
         (sample_of([]), "no question"),
         (sample_of([ask("a"), ask("b", [], question_id=9)]), "question 9 has no answer"),
         (sample_of([ask("a")], images=[BROKEN]), "picture"),
-        (replace(sample_of([ask("a")]), images=()), "0 pictures where a question needs 1"),
+        (replace(sample_of([ask("a")]), images=()), "0 pictures where a question is about 1"),
     ],
 )
 def test_what_cannot_be_trained_on_is_named(
@@ -211,14 +211,16 @@ def test_a_decoders_answers_are_tokens(recipe: QuestionRecipe) -> None:
 def test_a_question_about_two_pictures_names_both(recipe: QuestionRecipe) -> None:
     two = changed(recipe, num_pictures=2, picture=PictureSettings(image_size=16, crop="centre"))
     samples = [
-        sample_of([ask("a"), ask("b")], images=[png(10), png(20), png(99)]),
+        sample_of([ask("a"), ask("b")], images=[png(10), png(20)]),
         sample_of([ask("c")], images=[png(30), png(40)]),
     ]
     batch = batch_of(two, *samples)
     assert batch.image_row_QP.tolist() == [[0, 1], [0, 1], [2, 3]]
     assert batch.pixels_ICHW.flatten(1).float().mean(1).tolist() == [10, 20, 30, 40]
-    with pytest.raises(SampleError, match="1 pictures where a question needs 2"):
+    with pytest.raises(SampleError, match="1 pictures where a question is about 2"):
         two.row(sample_of([ask("a")]), 0, 0)
+    with pytest.raises(SampleError, match="2 pictures where a question is about 1"):
+        recipe.row(samples[1], 0, 0)
 
 
 def test_two_pictures_are_not_cropped_alike(recipe: QuestionRecipe) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from vlpretrain.models.batch_norm import FloatBatchNorm2d, keep_float_statistics
@@ -38,6 +41,16 @@ def test_in_full_precision_nothing_changes() -> None:
     assert torch.equal(plain.eval()(picture), ours.eval()(picture))
 
 
+def test_with_an_activation_behind_it_nothing_changes() -> None:
+    torch.manual_seed(0)
+    plain = BatchNormAct2d(4, act_layer=nn.SiLU)
+    ours = nn.Sequential(deepcopy(plain))
+    keep_float_statistics(ours)
+    picture = torch.randn(6, 4, 5, 5)
+    assert torch.equal(plain(picture), ours[0](picture))
+    assert torch.equal(plain.eval()(picture), ours.eval()(picture))
+
+
 def test_statistics_stay_exact_where_parameters_are_halved() -> None:
     plain, ours = both()
     halve_parameters(ours)
@@ -52,9 +65,10 @@ def test_statistics_stay_exact_where_parameters_are_halved() -> None:
     assert ours.weight.grad.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])
 @pytest.mark.parametrize("buffers", [torch.float32, torch.bfloat16])
-def test_a_resnet_runs_in_half_precision(buffers: torch.dtype) -> None:
-    tower = VisionTower(VisionSpec("resnet18", 64, 32))
+def test_a_cnn_runs_in_half_precision(name: str, buffers: torch.dtype) -> None:
+    tower = VisionTower(VisionSpec(name, 64, 32))
     halve_parameters(tower)
     for buffer in tower.buffers():
         if buffer.is_floating_point():

@@ -50,7 +50,8 @@ def start_from(config: RunConfig) -> VLModel:
         block=mask_block(config),
         drop_path=model.vision.drop_path,
     )
-    text = replace(spec.text, max_tokens=max(spec.text.max_tokens, data.max_tokens))
+    text = with_dropout(spec.text, model.text.dropout)
+    text = replace(text, max_tokens=max(text.max_tokens, data.max_tokens))
     fusion = replace(spec.fusion, dropout=model.fusion.dropout)
     built = create_model(replace(spec, vision=vision, text=text, fusion=fusion))
     state = resize_positions(read_weights(config.init), built)
@@ -65,6 +66,14 @@ def start_from(config: RunConfig) -> VLModel:
             else "export the model again",
         )
     return built
+
+
+def with_dropout(text: TextSpec, dropout: float) -> TextSpec:
+    """A "bert" encoder with another dropout; other encoders keep their own."""
+    if text.name != "bert" or text.architecture is None:
+        return text
+    architecture = {**text.architecture, "hidden_dropout_prob": dropout}
+    return replace(text, dropout=dropout, architecture=architecture)
 
 
 def model_spec(config: RunConfig, tokeniser: Tokeniser) -> ModelSpec:

@@ -328,7 +328,7 @@ class EvaluationConfig:
 
     every: int = 0
     """Steps between evaluations; 0: at the end only."""
-    samples: int = 1000
+    samples: int = 0
     """Held-out samples used, the first of the source, the same every time; 0: all."""
     batch: int = 64
     """Samples evaluated at once."""

@@ -177,7 +177,7 @@ class QuestionRecipe:
         return self.settings.picture.seed
 
     def row(self, sample: Sample, epoch: int, source: int) -> QuestionRow:
-        """Raises SampleError: too few pictures, no question, or one without an answer."""
+        """Raises SampleError: another number of pictures, no question, or one without an answer."""
         questions = self._chosen(read_questions(sample), sample, epoch)
         return QuestionRow(
             label=f"{sample.shard}/{sample.key}",
@@ -268,13 +268,15 @@ def question_pixels(sample: Sample, epoch: int, settings: QuestionSettings) -> t
     """The pictures that a sample's questions are about, blank ones where the model is to be blind.
 
     Raises:
-        SampleError: fewer pictures than a question needs, or a broken one.
+        SampleError: another number of pictures than a question needs, or a broken one.
     """
     wanted, side = settings.num_pictures, settings.picture.image_size
     if settings.blind:
         return (torch.zeros(3, side, side, dtype=torch.uint8),) * wanted
-    if len(sample.images) < wanted:
-        raise SampleError(f"{len(sample.images)} pictures where a question needs {wanted}")
+    if len(sample.images) != wanted:
+        raise SampleError(
+            f"{len(sample.images)} pictures where a question is about {wanted} (task.vqa.pictures)"
+        )
     name = sample_name(sample)
     return tuple(
         crop_pixels(image, name if not number else f"{name}#{number}", epoch, settings.picture)

@@ -24,6 +24,7 @@ from vlpretrain.engine.screen import Line, Screen
 from vlpretrain.engine.skips import SkipCount
 from vlpretrain.engine.start import Engine
 from vlpretrain.engine.state import Progress
+from vlpretrain.engine.statistics import agree_on_statistics
 from vlpretrain.types import (
     Embeddings,
     Evaluator,
@@ -200,6 +201,7 @@ class _Training:
     def _save(self) -> None:
         with self._screen.clock_stopped():
             progress = Progress(self.step, self._screen.seconds(), self.skips.total)
+            agree_on_statistics(self._engine.task)
             save_checkpoint(self._engine, self._run.checkpoints, progress, self._config)
 
 
@@ -207,6 +209,7 @@ def evaluate_task(engine: Engine, evaluator: Evaluator, run: RunFolder) -> dict[
     """The evaluator's figures, with the task in evaluation mode meanwhile. All ranks call."""
     folder = run.path / "evaluation"
     folder.mkdir(parents=True, exist_ok=True)
+    agree_on_statistics(engine.task)
     engine.task.eval()
     try:
         with torch.no_grad():

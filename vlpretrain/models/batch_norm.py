@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 
@@ -33,12 +36,25 @@ class FloatBatchNorm2d(nn.BatchNorm2d):
         )
 
 
+class FloatBatchNormAct2d(BatchNormAct2d):
+    """The same with the activation behind it, as timm's EfficientNet and its kin have it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(FloatBatchNorm2d.forward(self, x)))  # type: ignore[arg-type]
+
+
 def keep_float_statistics(network: nn.Module) -> None:
     """Makes the network's plain batch norms such ones; they keep no state that others don't."""
     for module in network.modules():
-        if type(module) is nn.BatchNorm2d and _is_usual(module):
-            module.__class__ = FloatBatchNorm2d
+        if type(module) in _IN_FLOAT and _is_usual(module):
+            module.__class__ = _IN_FLOAT[type(module)]
 
 
-def _is_usual(norm: nn.BatchNorm2d) -> bool:
+_IN_FLOAT: dict[type[nn.Module], type[nn.BatchNorm2d]] = {
+    nn.BatchNorm2d: FloatBatchNorm2d,
+    BatchNormAct2d: FloatBatchNormAct2d,
+}
+
+
+def _is_usual(norm: Any) -> bool:
     return norm.track_running_stats and norm.affine and norm.momentum is not None
