@@ -42,6 +42,32 @@ def test_without_re_ranking_it_is_the_dual_encoder_and_with_all_the_matching_hea
         )
 
 
+def test_with_contrast_log_odds_and_contrastive_logits_are_added() -> None:
+    model, data = tiny_model(), tiny_set(CAPTIONS)
+    similarity_IT, match_IT = one_by_one(model, data)
+    everything = len(data.texts)
+    found = search_both_ways(model, data, (everything,), contrast=7.0)
+    score_IT = match_IT + 7 * similarity_IT
+    by_text = first_relevant_rank(score_IT.T, data.images_of)
+    assert torch.equal(found.text_to_image.ranks(everything), by_text)
+    assert not torch.equal(by_text, first_relevant_rank(match_IT.T, data.images_of))
+    first = found.text_to_image.answers(0, 1)[0]
+    assert first.row == int(score_IT[:, 0].argmax())
+    assert first.score == pytest.approx(float(match_IT[first.row, 0].sigmoid()), abs=1e-5)
+
+
+def test_the_task_says_how_much_the_contrast_counts(tmp_path: Path) -> None:
+    model, data = tiny_model(), tiny_set(CAPTIONS)
+    everything = len(data.texts)
+    summed = RetrievalEvaluator(data, ks=(everything,), with_contrast=True)
+    alone = RetrievalEvaluator(data, ks=(everything,))
+    weightless = summed(holder(model, scale=0.0), tmp_path)
+    assert weightless == alone(holder(model), tmp_path)
+    heavy = summed(holder(model, scale=1e6), tmp_path)
+    name = "val/text_to_image_{}recall@1"
+    assert heavy[name.format("reranked_")] == heavy[name.format("")]
+
+
 def test_the_figures_and_the_file_say_the_same(tmp_path: Path) -> None:
     model, data = tiny_model(), tiny_set(CAPTIONS)
     similarity_IT, _ = one_by_one(model, data)

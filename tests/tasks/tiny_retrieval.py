@@ -32,9 +32,14 @@ def tiny_model(kind: str = "cross", seed: int = 0) -> VLModel:
     return model.eval()
 
 
-def holder(model: VLModel) -> Any:
+def holder(model: VLModel, scale: float = 10.0) -> Any:
     """A task as the evaluator sees it."""
-    return SimpleNamespace(model=model, training=model.training, train=model.train)
+    return SimpleNamespace(
+        model=model,
+        training=model.training,
+        train=model.train,
+        temperature=lambda: torch.tensor(scale),
+    )
 
 
 def tiny_set(captions: Sequence[int], seed: int = 0) -> RetrievalSet:

@@ -85,4 +85,8 @@ class TaskKit(ABC):
         task.model.save_pretrained(  # type: ignore[operator, union-attr]
             folder, self.folder / "tokenizer", state=model_state(state_dict)
         )
-        write_training(self.config, folder)
+        write_training(self.config, folder, self.learned_temperature(state_dict))
+
+    def learned_temperature(self, state_dict: dict[str, Tensor]) -> float | None:
+        """Of contrastive logits; None where the task has none."""
+        return None

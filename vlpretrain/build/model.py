@@ -160,10 +160,12 @@ def model_state(state_dict: dict[str, Tensor], prefix: str = "model.") -> dict[s
 
 @dataclass(frozen=True)
 class Training:
-    """What an export says of how it was made: the last task, and all training sources so far."""
+    """What an export says of how it was made: the last task, all training sources so far, and the
+    learned temperature of contrastive logits, where one was learned."""
 
     task: str
     sources: tuple[str, ...]
+    temperature: float | None = None
 
 
 def read_training(export_folder: str | Path) -> Training | None:
@@ -171,16 +173,32 @@ def read_training(export_folder: str | Path) -> Training | None:
     path = Path(export_folder) / TRAINING_FILE
     try:
         content: Any = json.loads(path.read_text())
-        return Training(str(content["task"]), tuple(str(one) for one in content["sources"]))
+        temperature = content.get("temperature")
+        return Training(
+            str(content["task"]),
+            tuple(str(one) for one in content["sources"]),
+            None if temperature is None else float(temperature),
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def write_training(config: RunConfig, folder: Path) -> None:
+def write_training(config: RunConfig, folder: Path, temperature: float | None) -> None:
+    """Beside the export in `folder`; what the model was started from is remembered.
+
+    Args:
+        temperature: that this run learned, if it did.
+    """
     before = read_training(config.init) if config.init else None
     sources = [absolute_spec(spec) for spec in config.data.train]
     known = [*(before.sources if before else ()), *sources]
-    content = {"task": config.task.name, "sources": list(dict.fromkeys(known))}
+    if temperature is None and before is not None:
+        temperature = before.temperature
+    content = {
+        "task": config.task.name,
+        "sources": list(dict.fromkeys(known)),
+        "temperature": temperature,
+    }
     partial = folder / f"{TRAINING_FILE}.partial"
     partial.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(partial, folder / TRAINING_FILE)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from vlpretrain.build.data import HeldOutBatches, open_sources
 from vlpretrain.build.kit import TaskKit
-from vlpretrain.build.model import build_model, hides_pictures, mask_block
+from vlpretrain.build.model import build_model, hides_pictures, mask_block, read_training
 from vlpretrain.config.check import active_objectives
 from vlpretrain.config.schema import MimConfig, RunConfig
 from vlpretrain.data.collate import PairRecipe
 from vlpretrain.data.transforms import SampleSettings
 from vlpretrain.models.vision import VisionTower
+from vlpretrain.objectives.itc import temperature_of
 from vlpretrain.objectives.itm import CHANCE_LOSS as ITM_CHANCE_LOSS
 from vlpretrain.objectives.mim import hidden_distance, normalise_patches, target_of
 from vlpretrain.objectives.pretrain import PretrainTask
@@ -31,7 +32,13 @@ class PretrainKit(TaskKit):
 
     def task(self) -> PretrainTask:
         model = build_model(self.config, self.tokeniser)
-        return create_pretrain_task(model, self.config.objectives)
+        training = read_training(self.config.init) if self.config.init else None
+        return create_pretrain_task(
+            model, self.config.objectives, training.temperature if training else None
+        )
+
+    def learned_temperature(self, state_dict: dict[str, Tensor]) -> float | None:
+        return temperature_of(state_dict["temperature.log_scale"])
 
     def evaluator(self) -> Evaluator | None:
         if not self.config.data.val:

@@ -26,6 +26,7 @@ class RetrievalKit(PretrainKit):
             retrieval_set(self.held_out, self.tokeniser, self.config.data.max_tokens),
             ks=self.config.task.retrieval.k,
             batch_size=self.config.evaluation.batch,
+            with_contrast=self.config.task.retrieval.order == "both",
             overlap=lambda: overlap_of(self.config),
         )
 

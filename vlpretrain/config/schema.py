@@ -208,7 +208,8 @@ class ItcConfig:
     """Weight in the sum of losses; 0 switches the objective off."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     temperature: float = 0.07
-    """Starting temperature; learned, and never under 0.01."""
+    """Starting temperature; learned, and never under 0.01. What `init` has learned takes its
+    place."""
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,10 @@ class RetrievalConfig:
     k: tuple[int, ...] = (16, 32, 64, 128)
     """Candidates that the fusion re-ranks for a query, one figure for each; empty: embeddings
     alone. All are read off one scoring of the most."""
+    order: Literal["both", "match"] = "both"
+    """What re-ranked candidates are ordered by. both: the matching head's log-odds plus the
+    contrastive logit, which belongs to it where negatives are drawn by it (itm.hard_from);
+    match: the log-odds alone, as ALBEF does."""
 
 
 @dataclass(frozen=True)

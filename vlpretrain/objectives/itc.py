@@ -109,6 +109,11 @@ class Temperature(nn.Module):
         return _Ceiling.apply(self.log_scale.float().squeeze(0), ceiling).exp()
 
 
+def temperature_of(log_scale: Tensor) -> float:
+    """The temperature of a saved `Temperature`."""
+    return max(math.exp(-float(log_scale)), 1 / MAX_SCALE)
+
+
 class _Ceiling(torch.autograd.Function):
     """clamp(max), but for a gradient that leads back down: clamp's own would hold it for ever."""
 

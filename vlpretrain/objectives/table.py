@@ -24,8 +24,14 @@ if TYPE_CHECKING:
 DECODER_HEAD_WIDTH = 32
 
 
-def create_pretrain_task(model: VLModel, config: ObjectivesConfig) -> PretrainTask:
-    """The task of a run; objectives whose weight is 0 are left out."""
+def create_pretrain_task(
+    model: VLModel, config: ObjectivesConfig, temperature: float | None = None
+) -> PretrainTask:
+    """The task of a run; objectives whose weight is 0 are left out.
+
+    Args:
+        temperature: that the model has learned before; None: the configuration's.
+    """
     settings = {item.name: getattr(config, item.name) for item in fields(config)}
     running = {name: item for name, item in settings.items() if item.weight != 0}
     schedules = {
@@ -36,7 +42,7 @@ def create_pretrain_task(model: VLModel, config: ObjectivesConfig) -> PretrainTa
         model,
         {name: OBJECTIVES[name](model, config) for name in running},
         schedules,
-        temperature=config.itc.temperature,
+        temperature=temperature or config.itc.temperature,
         share_image_pass=config.mim.image_pass == "shared",
         num_visible=num_visible_blocks(model.vision.image_size, config.mim),
     )

@@ -88,14 +88,14 @@ def nearest(similarity_QC: Tensor, k: int) -> Tensor:
     return index_QK.gather(1, value_QK.sort(dim=1, descending=True, stable=True).indices)
 
 
-def reranked_rank(ranking: Ranking, match_QK: Tensor, k: int) -> Tensor:
-    """int64 [Q]: ranks once the first k candidates stand in the order of `match_QK`.
+def reranked_rank(ranking: Ranking, score_QK: Tensor, k: int) -> Tensor:
+    """int64 [Q]: ranks once the first k candidates stand in the order of `score_QK`.
 
     A query without a relevant candidate among them keeps its rank: they all stand ahead anyway.
     """
     if k == 0:
         return ranking.rank_Q
-    match_Qk, right_Qk = match_QK[:, :k], ranking.right_QK[:, :k]
-    best_Q1 = match_Qk.masked_fill(~right_Qk, -torch.inf).amax(dim=1, keepdim=True)
-    ahead_Q = ((match_Qk >= best_Q1) & ~right_Qk).sum(dim=1)
+    score_Qk, right_Qk = score_QK[:, :k], ranking.right_QK[:, :k]
+    best_Q1 = score_Qk.masked_fill(~right_Qk, -torch.inf).amax(dim=1, keepdim=True)
+    ahead_Q = ((score_Qk >= best_Q1) & ~right_Qk).sum(dim=1)
     return torch.where(right_Qk.any(dim=1), ahead_Q + 1, ranking.rank_Q)

@@ -1,7 +1,10 @@
 """Retrieval both ways: by the dual encoder, then its first candidates re-ranked by the fusion.
 
-The protocol is that of ALBEF (Li et al. 2021): each query's k nearest candidates by embedding are
-put in the order of the matching head; all others stay behind them. Shapes: Q queries.
+Each query's k nearest candidates by embedding are put in a new order; all others stay behind them.
+The order is that of the matching head's log-odds (ALBEF, Li et al. 2021), or of the log-odds and the
+contrastive logit together. A head that was trained on negatives drawn in proportion to
+exp(contrastive logit) finds log p(match) / p(such a negative): what its negatives were chosen by
+cancels in it, and the sum brings it back. Shapes: Q queries.
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+from torch import Tensor
 
 from vlpretrain import distributed
 from vlpretrain.errors import UserError
@@ -27,6 +32,11 @@ class HasModel(Protocol):
     model: VLModel
     training: bool
 
+    @property
+    def temperature(self) -> Callable[[], Tensor]:
+        """The factor of contrastive logits."""
+        ...
+
     def train(self, mode: bool = True) -> Any: ...
 
 
@@ -40,6 +50,7 @@ class RetrievalEvaluator:
             the largest alone; empty: the dual encoder is all there is.
         batch_size: pictures that are loaded at once.
         picture_memory: bytes of picture tokens that a rank holds at a time, see PictureTokens.
+        with_contrast: re-rank by log-odds and contrastive logit; False: by log-odds alone.
         overlap: whether these samples were trained on, for retrieval.json.
     """
 
@@ -49,6 +60,7 @@ class RetrievalEvaluator:
         ks: Sequence[int] = DEFAULT_KS,
         batch_size: int = 64,
         picture_memory: int = PICTURE_MEMORY,
+        with_contrast: bool = False,
         overlap: Callable[[], dict[str, Any] | None] = lambda: None,
     ) -> None:
         if any(k < 0 for k in ks):
@@ -57,7 +69,7 @@ class RetrievalEvaluator:
             )
         self.data, self.ks = data, _useful(ks, data)
         self.batch_size, self.picture_memory = batch_size, picture_memory
-        self.overlap = overlap
+        self.with_contrast, self.overlap = with_contrast, overlap
 
     def __call__(self, task: HasModel, folder: Path) -> dict[str, float]:
         """Figures by name; the main rank writes retrieval.json and its pictures.
@@ -68,8 +80,9 @@ class RetrievalEvaluator:
         training = task.training
         task.train(False)
         try:
+            contrast = float(task.temperature()) if self.with_contrast else 0.0
             found = search_both_ways(
-                task.model, self.data, self.ks, self.batch_size, self.picture_memory
+                task.model, self.data, self.ks, self.batch_size, self.picture_memory, contrast
             )
         finally:
             task.train(training)

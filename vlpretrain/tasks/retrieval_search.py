@@ -39,6 +39,7 @@ class Direction:
 
     ranking: Ranking
     match_QK: Tensor  # float32 log-odds of the largest k candidates; [Q, 0] without re-ranking
+    contrast: float  # what the cosine is multiplied by before it is added to the log-odds
     query_row_Q: Tensor  # rows of the pictures, or of the texts, that ask
     cluster_Q: Tensor  # the picture that a query belongs to
     relevant: Sequence[Sequence[int]]  # rows of each query's relevant candidates
@@ -46,13 +47,19 @@ class Direction:
 
     def ranks(self, k: int) -> Tensor:
         """int64 [Q], of the best relevant candidate, from 1; k = 0: by the dual encoder."""
-        return reranked_rank(self.ranking, self.match_QK, k)
+        return reranked_rank(self.ranking, self.evidence_QK, k)
+
+    @property
+    def evidence_QK(self) -> Tensor:
+        """float32: what re-ranking orders by."""
+        similarity_QK = self.ranking.similarity_QK[:, : self.match_QK.shape[1]]
+        return self.match_QK + self.contrast * similarity_QK
 
     def answers(self, query: int, count: int) -> list[Answer]:
         """A query's first answers, in the order that `ranks` counts by."""
         match_K = self.match_QK[query].double()
         score_K = match_K.sigmoid() if len(match_K) else self.ranking.similarity_QK[query]
-        order = match_K if len(match_K) else score_K
+        order = self.evidence_QK[query] if len(match_K) else score_K
         right_K = self.ranking.right_QK[query]
         rows = self.ranking.candidate_QK[query]
         places = sorted(
@@ -98,6 +105,7 @@ def search_both_ways(
     ks: Sequence[int],
     batch_size: int = 64,
     picture_memory: int = PICTURE_MEMORY,
+    contrast: float = 0.0,
 ) -> Found:
     """The ranks of all queries, by the dual encoder and with the first k re-ranked.
 
@@ -106,6 +114,7 @@ def search_both_ways(
     Args:
         ks: positive and ascending; empty: the dual encoder alone.
         batch_size: pictures that are loaded at once.
+        contrast: factor of the cosine that is added to the matching head's log-odds.
 
     Raises:
         UserError: an embedding or a matching score that is not finite.
@@ -124,7 +133,7 @@ def search_both_ways(
     for k in ks:
         num_pairs = len(_pairs(rankings, data, k))
         curve.append(CurvePoint(k, num_pairs, ranked + reranked * num_pairs / len(pairs)))
-    directions = _directions(rankings, data, Judged(pairs, score_P, largest))
+    directions = _directions(rankings, data, Judged(pairs, score_P, largest, contrast))
     return Found(*directions, tuple(curve))
 
 
@@ -135,6 +144,7 @@ class Judged:
     pairs: PairList
     score_P: Tensor
     k: int
+    contrast: float
 
     def scores(self, image_QK: Tensor, text_QK: Tensor) -> Tensor:
         """[Q, k] of pairs whose candidates stand in order; one of the sides is [Q, 1]."""
@@ -177,6 +187,7 @@ def _directions(
         Direction(
             ranking=by_image,
             match_QK=judged.scores(asking_Q[:, None], by_image.candidate_QK),
+            contrast=judged.contrast,
             query_row_Q=asking_Q,
             cluster_Q=asking_Q,
             relevant=[data.texts_of[image] for image in data.asking_images],
@@ -185,6 +196,7 @@ def _directions(
         Direction(
             ranking=by_text,
             match_QK=judged.scores(by_text.candidate_QK, text_Q[:, None]),
+            contrast=judged.contrast,
             query_row_Q=text_Q,
             cluster_Q=torch.tensor(data.image_of_text),
             relevant=data.images_of,
