@@ -1,8 +1,8 @@
 """Retrieval both ways: by the dual encoder, then its first candidates re-ranked by the fusion.
 
-Each query's k nearest candidates by embedding are put in a new order; all others stay behind them.
-The order is that of the matching head's log-odds (ALBEF, Li et al. 2021), or of the log-odds and the
-contrastive logit together. A head that was trained on negatives drawn in proportion to
+Each query's k nearest candidates by embedding are put in a new order; all others stay behind
+them. The order is that of the matching head's log-odds (ALBEF, Li et al. 2021), or of the log-odds
+and the contrastive logit together. A head that was trained on negatives drawn in proportion to
 exp(contrastive logit) finds log p(match) / p(such a negative): what its negatives were chosen by
 cancels in it, and the sum brings it back. Shapes: Q queries.
 """
