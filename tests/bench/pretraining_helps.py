@@ -65,7 +65,7 @@ def easy_vqa(data: Path) -> Study:
         subprocess.run(command, check=True, cwd=ROOT)
     return Study(
         "configs/quickstart.yaml",
-        ("--data.train", str(data / "scenes"), str(data / "train")),
+        ("--data.train", str(data / "scenes"), str(data / "train"), "--data.val"),
         (*NO_MIM, *AT_ONCE),
         "configs/easy_vqa.yaml",
         ("--data.train", str(share), "--data.val", str(data / "test"), "--train.epochs", "60"),

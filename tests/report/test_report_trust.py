@@ -47,7 +47,7 @@ def test_a_number_is_more_than_its_baseline_only_where_their_intervals_lie_apart
         ({"checked": True, "pictures": 0, "captions": 0, "sources": ["a"]}, "none", "(a)"),
         ({"checked": True, "pictures": 1, "captions": 0, "of": 10}, "found", "1 picture of 10"),
         ({"checked": True, "pictures": 2, "captions": 3}, "found", "2 pictures and 3 captions"),
-        ({"checked": True, "captions": 1, "sources": list("abcdefgh")}, "found", "and 3 more"),
+        ({"checked": True, "captions": 1, "sources": list("abcdefgh")}, "captions", "and 3 more"),
     ],
 )
 def test_an_overlap_is_said_as_it_was_measured(value: Any, kind: str, said: str) -> None:

@@ -22,7 +22,7 @@ MAX_SOURCES = 5
 class Overlap:
     """Whether what was evaluated on was also trained on."""
 
-    kind: Literal["found", "none", "unchecked"]
+    kind: Literal["found", "captions", "none", "unchecked"]  # captions: with other pictures
     text: str
 
 
@@ -82,7 +82,8 @@ def read_overlap(value: object) -> Overlap:
         return Overlap("unchecked", _sentence("the overlap check left no counts", note))
     if not pictures and not captions:
         return Overlap("none", _sentence(f"no overlap found with {sources}", note))
-    return Overlap("found", _sentence(_shared(found) + f" also in {sources}", note))
+    kind: Literal["found", "captions"] = "found" if pictures else "captions"
+    return Overlap(kind, _sentence(_shared(found) + f" also in {sources}", note))
 
 
 def _shared(found: dict[str, Any]) -> str:
