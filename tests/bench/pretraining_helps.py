@@ -68,7 +68,7 @@ def easy_vqa(data: Path) -> Study:
         ("--data.train", str(data / "scenes"), str(data / "train"), "--data.val"),
         (*NO_MIM, *AT_ONCE),
         "configs/easy_vqa.yaml",
-        ("--data.train", str(share), "--data.val", str(data / "test"), "--train.epochs", "60"),
+        ("--data.train", str(share), "--data.val", str(data / "test"), "--train.epochs", "16"),
         ("--data.vocab-size", "400", *sizes(patch=8)),
         {
             "val/vqa_accuracy": "accuracy, %",
