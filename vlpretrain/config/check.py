@@ -35,6 +35,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "optim.lr": (0, math.inf),
     "optim.min_lr": (0, math.inf),
     "optim.warmup": (0, 1),
+    "optim.hold": (0, 1),
     "optim.weight_decay": (0, math.inf),
     "optim.eps": (0, math.inf),
     "optim.clip": (0, math.inf),

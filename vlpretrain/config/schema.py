@@ -237,7 +237,7 @@ class ObjectivesConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with warm-up and cosine decay."""
+    """AdamW with warm-up, a stretch at the peak where asked for, and cosine decay."""
 
     lr: float = 3e-4
     """Peak learning rate."""
@@ -245,6 +245,9 @@ class OptimConfig:
     """Learning rate at the end of the cosine."""
     warmup: float = 0.05
     """Linear warm-up, as a share of the run."""
+    hold: float = 0.0
+    """Share of the run behind the warm-up that stays at the peak (Hu et al. 2024, "MiniCPM",
+    section 4), worth it in a short run whose learning sets in late."""
     weight_decay: float = 0.05
     """Decay of matrices; biases, norms, embeddings and tokens are never decayed."""
     betas: tuple[float, float] = (0.9, 0.98)

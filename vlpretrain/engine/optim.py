@@ -51,11 +51,12 @@ def decay_groups(
 
 
 def learning_rate(step: int, total_steps: int, optim: OptimConfig) -> float:
-    """Linear warm-up, then half a cosine to `min_lr`, at the step numbered from 0."""
+    """Linear warm-up, the peak held, then half a cosine to `min_lr`, at the step numbered from 0."""
     warmup_steps = round(optim.warmup * total_steps)
     if step < warmup_steps:
         return optim.lr * (step + 1) / warmup_steps
-    share = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    start = min(total_steps - 1, warmup_steps + round(optim.hold * total_steps))
+    share = max(0, step - start) / max(1, total_steps - start)
     return optim.min_lr + (optim.lr - optim.min_lr) * (1 + math.cos(math.pi * share)) / 2
 
 
