@@ -67,6 +67,18 @@ def test_the_rate_rises_linearly_and_falls_as_a_cosine() -> None:
     assert learning_rate(0, 5, OptimConfig(lr=1.0, warmup=0.0)) == 1.0
 
 
+def test_the_peak_is_held_and_then_the_whole_cosine_follows() -> None:
+    optim = OptimConfig(lr=1.0, warmup=0.1, hold=0.5)
+    rates = [learning_rate(step, 100, optim) for step in range(100)]
+    assert rates[9:61] == [1.0] * 52
+    assert rates[80] == pytest.approx(0.5)
+    assert rates[60:] == sorted(rates[60:], reverse=True)
+    always = [
+        learning_rate(step, 10, OptimConfig(lr=1.0, warmup=0.0, hold=1.0)) for step in range(10)
+    ]
+    assert always == [1.0] * 10
+
+
 @pytest.mark.parametrize(("batch", "micro", "ranks"), [(8, 0, 3), (8, 3, 1), (8, 8, 2), (0, 0, 1)])
 def test_a_batch_that_cannot_be_divided_is_a_users_error(
     batch: int, micro: int, ranks: int

@@ -51,7 +51,7 @@ def decay_groups(
 
 
 def learning_rate(step: int, total_steps: int, optim: OptimConfig) -> float:
-    """Linear warm-up, the peak held, then half a cosine to `min_lr`, at the step numbered from 0."""
+    """Linear warm-up, the peak held, half a cosine to `min_lr`; at the step numbered from 0."""
     warmup_steps = round(optim.warmup * total_steps)
     if step < warmup_steps:
         return optim.lr * (step + 1) / warmup_steps
