@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,14 +15,22 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
 
 from engine_runs import as_one_rank
+from finetune_runs import (
+    data,
+    evaluate,
+    finetuned,
+    launch,
+    lines_of,
+    losses_of,
+    record_of,
+    results_of,
+    run,
+)
 from question_shards import BROKEN, ask, noise, png, write_shard
 
 from data_tools.cli import main as data_tools
 from vlpretrain import VLModel
-from vlpretrain.cli.evaluate import run_evaluation
-from vlpretrain.cli.launch import check_command, read_command_config
 from vlpretrain.cli.main import main
-from vlpretrain.cli.train import run_training
 from vlpretrain.errors import UserError
 
 CONFIG = """
@@ -41,12 +46,6 @@ optim: {layer_decay: 0.8, head_lr: 2.0}
 log: {every: 1, tensorboard: false}
 evaluation: {samples: 0, batch: 4}
 """
-# Of processes that are started here: before this one joins a group of its own.
-ENVIRONMENT = {
-    **os.environ,
-    "DS_ACCELERATOR": "cpu",
-    "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-}
 VQA = ["--task.name", "vqa"]
 DECODE = [*VQA, "--task.vqa.answer-with", "decode"]
 
@@ -77,47 +76,6 @@ def classifier(home: Path) -> Path:
 @pytest.fixture(scope="module")
 def decoder(home: Path) -> Path:
     return finetuned(home, "decoder", *DECODE)
-
-
-def data(home: Path) -> list[str]:
-    return ["--data.train", str(home / "train"), "--data.val", str(home / "val")]
-
-
-def run(command: str, home: Path, *arguments: str) -> None:
-    """What a rank does with a command line."""
-    config = read_command_config(command, [str(home / "run.yaml"), *arguments])
-    check_command(command, config, processes=1)
-    assert (run_evaluation if command == "evaluate" else run_training)(config) == 0
-
-
-def finetuned(home: Path, name: str, *arguments: str) -> Path:
-    """The folder of a run that started from the pretrained model."""
-    out = home / name
-    init = ["--init", str(home / "pre/export")]
-    run("finetune", home, *data(home), *init, "--out", str(out), *arguments)
-    return out
-
-
-def evaluate(home: Path, run_folder: Path, out: Path, *arguments: str) -> None:
-    init = ["--init", str(run_folder / "export"), "--data.val", str(home / "val")]
-    run("evaluate", home, *init, "--out", str(out), *arguments)
-
-
-def record_of(run_folder: Path) -> dict[str, Any]:
-    return json.loads((run_folder / "evaluation/vqa.json").read_text())
-
-
-def results_of(run_folder: Path) -> list[dict[str, Any]]:
-    return json.loads((run_folder / "evaluation/vqa_results.json").read_text())
-
-
-def lines_of(run_folder: Path, split: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["split"] == split]
-
-
-def losses_of(run_folder: Path) -> list[float]:
-    return [line["loss"] for line in lines_of(run_folder, "train")]
 
 
 # --- what a run leaves ----------------------------------------------------------------------------
@@ -420,21 +378,3 @@ def test_two_processes_train_and_judge_alike(home: Path, stage: str, task: list[
     init = ["--init", str(out / "export"), "--data.val", str(home / "val")]
     launch("evaluate", home, *init, *shared, *task)
     assert results_of(home / f"two-{stage}-evaluation") == results_of(alone)
-
-
-def launch(command: str, home: Path, *arguments: str) -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "vlpretrain.cli.launch",
-            command,
-            str(home / "run.yaml"),
-            *arguments,
-        ],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr

@@ -7,6 +7,12 @@ from typing import Any
 
 from PIL import Image
 
+from data_tools.assembly import WritingOptions
+from data_tools.convert.formats import QUESTION_FORMATS
+from data_tools.convert.questions import QuestionOptions, QuestionReport, convert_questions
+
+STRICT = WritingOptions(strict=True)
+
 
 def draw(path: Path, number: int = 0) -> Path:
     """A picture of its own for each number, in the format of the path's suffix."""
@@ -44,3 +50,10 @@ def samples_of(folder: Path) -> list[dict[str, Any]]:
 
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def convert(
+    name: str, folder: Path, questions: Path, out: str = "out", **options: Any
+) -> QuestionReport:
+    asked = QuestionOptions(questions, **{"images": folder / "images"} | options)
+    return convert_questions(name, QUESTION_FORMATS[name].read, folder / out, asked)

@@ -63,7 +63,9 @@ def test_the_task_says_how_much_the_contrast_counts(tmp_path: Path) -> None:
     alone = RetrievalEvaluator(data, ks=(everything,))
     weightless = summed(holder(model, scale=0.0), tmp_path)
     assert weightless == alone(holder(model), tmp_path)
+    assert read(tmp_path)["order_rule"] == "log-odds of the matching head"
     heavy = summed(holder(model, scale=1e6), tmp_path)
+    assert read(tmp_path)["order_rule"] == "log-odds of the matching head + 1e+06 x cosine"
     name = "val/text_to_image_{}recall@1"
     assert heavy[name.format("reranked_")] == heavy[name.format("")]
 

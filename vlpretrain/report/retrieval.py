@@ -96,6 +96,7 @@ class RetrievalView:
 
     size: str
     tie_rule: str
+    order_rule: str  # of what is re-ranked
     directions: tuple[Direction, ...]
     bars: BarPicture | None
     curve: Curve | None
@@ -112,6 +113,7 @@ def read_retrieval(found: dict[str, Any], folder: Path) -> RetrievalView | None:
     return RetrievalView(
         size=_size(found),
         tie_rule=text(found.get("tie_rule")),
+        order_rule=text(found.get("order_rule")),
         directions=tuple(_directions(found)),
         bars=_bars(read_headlines(found)),
         curve=draw_curve(found.get("curve")),

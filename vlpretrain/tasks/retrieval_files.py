@@ -35,6 +35,7 @@ def write_files(
         "images_without_text": len(data.keys) - len(data.asking_images),
         "captions_per_image": len(data.texts) / len(data.asking_images),
         "tie_rule": TIE_RULE,
+        "order_rule": found.order_rule,
         "directions": {way: _measured(d, found) for way, d in found.directions.items()},
         "chance": {way: chance(d) for way, d in found.directions.items()},
         "curve": [_point(point, found) for point in found.curve],

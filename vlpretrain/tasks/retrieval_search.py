@@ -39,7 +39,7 @@ class Direction:
 
     ranking: Ranking
     match_QK: Tensor  # float32 log-odds of the largest k candidates; [Q, 0] without re-ranking
-    contrast: float  # what the cosine is multiplied by before it is added to the log-odds
+    score_QK: Tensor  # float32, what re-ranking orders the same candidates by
     query_row_Q: Tensor  # rows of the pictures, or of the texts, that ask
     cluster_Q: Tensor  # the picture that a query belongs to
     relevant: Sequence[Sequence[int]]  # rows of each query's relevant candidates
@@ -47,26 +47,21 @@ class Direction:
 
     def ranks(self, k: int) -> Tensor:
         """int64 [Q], of the best relevant candidate, from 1; k = 0: by the dual encoder."""
-        return reranked_rank(self.ranking, self.evidence_QK, k)
-
-    @property
-    def evidence_QK(self) -> Tensor:
-        """float32: what re-ranking orders by."""
-        similarity_QK = self.ranking.similarity_QK[:, : self.match_QK.shape[1]]
-        return self.match_QK + self.contrast * similarity_QK
+        return reranked_rank(self.ranking, self.score_QK, k)
 
     def answers(self, query: int, count: int) -> list[Answer]:
         """A query's first answers, in the order that `ranks` counts by."""
         match_K = self.match_QK[query].double()
-        score_K = match_K.sigmoid() if len(match_K) else self.ranking.similarity_QK[query]
-        order = self.evidence_QK[query] if len(match_K) else score_K
+        similarity_K = self.ranking.similarity_QK[query]
+        shown_K = match_K.sigmoid() if len(match_K) else similarity_K
+        order = self.score_QK[query] if len(match_K) else similarity_K
         right_K = self.ranking.right_QK[query]
         rows = self.ranking.candidate_QK[query]
         places = sorted(
             range(len(order)), key=lambda place: (-float(order[place]), bool(right_K[place]))
         )
         return [
-            Answer(int(rows[place]), float(score_K[place]), bool(right_K[place]))
+            Answer(int(rows[place]), float(shown_K[place]), bool(right_K[place]))
             for place in places[:count]
         ]
 
@@ -87,6 +82,15 @@ class Found:
     image_to_text: Direction
     text_to_image: Direction
     curve: tuple[CurvePoint, ...]  # k = 0 first
+    contrast: float  # the cosine's factor in the score that re-ranked candidates are ordered by
+
+    @property
+    def order_rule(self) -> str:
+        """What re-ranked candidates are ordered by, for people; "" without re-ranking."""
+        if not self.largest_k:
+            return ""
+        added = f" + {self.contrast:.3g} x cosine" if self.contrast else ""
+        return f"log-odds of the matching head{added}"
 
     @property
     def directions(self) -> dict[str, Direction]:
@@ -134,7 +138,7 @@ def search_both_ways(
         num_pairs = len(_pairs(rankings, data, k))
         curve.append(CurvePoint(k, num_pairs, ranked + reranked * num_pairs / len(pairs)))
     directions = _directions(rankings, data, Judged(pairs, score_P, largest, contrast))
-    return Found(*directions, tuple(curve))
+    return Found(*directions, tuple(curve), contrast)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,15 +146,19 @@ class Judged:
     """The fusion's scores of the first k candidates both ways."""
 
     pairs: PairList
-    score_P: Tensor
+    match_P: Tensor
     k: int
     contrast: float
 
-    def scores(self, image_QK: Tensor, text_QK: Tensor) -> Tensor:
+    def log_odds(self, image_QK: Tensor, text_QK: Tensor) -> Tensor:
         """[Q, k] of pairs whose candidates stand in order; one of the sides is [Q, 1]."""
         shape = torch.broadcast_shapes(image_QK.shape, text_QK.shape)
         image_Qk, text_Qk = (side.expand(shape)[:, : self.k] for side in (image_QK, text_QK))
-        return self.score_P[self.pairs.find(image_Qk, text_Qk)]
+        return self.match_P[self.pairs.find(image_Qk, text_Qk)]
+
+    def scores(self, match_Qk: Tensor, ranking: Ranking) -> Tensor:
+        """[Q, k]: log-odds and the cosine's share of the score."""
+        return match_Qk + self.contrast * ranking.similarity_QK[:, : match_Qk.shape[1]]
 
 
 def _rank_both_ways(
@@ -183,11 +191,13 @@ def _directions(
     by_image, by_text = rankings
     asking_Q = torch.tensor(data.asking_images)
     text_Q = torch.arange(len(data.texts))
+    match_of_image_QK = judged.log_odds(asking_Q[:, None], by_image.candidate_QK)
+    match_of_text_QK = judged.log_odds(by_text.candidate_QK, text_Q[:, None])
     return (
         Direction(
             ranking=by_image,
-            match_QK=judged.scores(asking_Q[:, None], by_image.candidate_QK),
-            contrast=judged.contrast,
+            match_QK=match_of_image_QK,
+            score_QK=judged.scores(match_of_image_QK, by_image),
             query_row_Q=asking_Q,
             cluster_Q=asking_Q,
             relevant=[data.texts_of[image] for image in data.asking_images],
@@ -195,8 +205,8 @@ def _directions(
         ),
         Direction(
             ranking=by_text,
-            match_QK=judged.scores(by_text.candidate_QK, text_Q[:, None]),
-            contrast=judged.contrast,
+            match_QK=match_of_text_QK,
+            score_QK=judged.scores(match_of_text_QK, by_text),
             query_row_Q=text_Q,
             cluster_Q=torch.tensor(data.image_of_text),
             relevant=data.images_of,
